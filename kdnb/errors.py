@@ -20,4 +20,5 @@ def known(kind: str, name: str, names: Iterable[str]) -> str:
         return name
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise InputError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+    listed = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
+    raise InputError(f"Unknown {kind} {name!r}.{hint} Known: {listed}.")

@@ -1,0 +1,67 @@
+"""Data sets in memory, by name or from a folder of your own pictures."""
+
+from pathlib import Path
+
+from kdnb.datasets.batches import Augmentation, Batches
+from kdnb.datasets.cifar import cifar
+from kdnb.datasets.dataset import Dataset, Part, stratified_split
+from kdnb.datasets.folder import image_folder
+from kdnb.datasets.shapes import shapes
+from kdnb.errors import InputError, known
+from kdnb.paths import PROJECT
+
+__all__ = [
+    "DATASETS",
+    "Augmentation",
+    "Batches",
+    "Dataset",
+    "Part",
+    "cifar",
+    "image_folder",
+    "load",
+    "shapes",
+    "stratified_split",
+]
+
+DATASETS = {
+    "shapes": "12 outlines in 6 families of look-alikes, drawn by code; 32 x 32, with object masks",
+    "cifar10": "60,000 photographs in 10 classes, 32 x 32, downloaded by torchvision",
+    "cifar100": "60,000 photographs in 100 classes, 32 x 32, downloaded by torchvision",
+    "PATH": "your pictures: a folder train/<class>/*, test/<class>/* (or just <class>/*), or a "
+    ".tar.gz or .zip of one",
+}
+
+
+def load(
+    data: str | Path,
+    *,
+    size: int = 32,
+    seed: int = 0,
+    validation: float = 0.1,
+    root: str | Path | None = None,
+) -> Dataset:
+    """A data set by name, or from the path of an image folder or of an archive of one.
+
+    size: height and width that pictures of a folder are brought to; named sets are always 32.
+    validation: share of the training pictures held out, stratified by class with ``seed``.
+    root: where CIFAR is downloaded and archives are unpacked; the course's ``data`` folder if None.
+
+    Raises InputError for an unknown name or missing path, and for anything wrong with the pictures.
+    """
+    root = Path(root).expanduser() if root is not None else PROJECT / "data"
+    if not 0 < validation < 1:
+        raise InputError(f"validation must be a share between 0 and 1, found {validation}.")
+    if data == "shapes":
+        held_out = round(5000 * validation)
+        return shapes(seed=seed, train=5000 - held_out, validation=held_out)
+    if data in ("cifar10", "cifar100"):
+        return cifar(str(data), root=root, seed=seed, validation=validation)
+    path = Path(data).expanduser()
+    if path.exists():
+        return image_folder(path, size=size, seed=seed, validation=validation, cache=root / "cache")
+    if path.parent == Path() and not path.suffix:
+        known("data set (and there is no folder of that name)", str(data), DATASETS)
+    raise InputError(
+        f"There is nothing at {path}. Give a folder or archive of pictures, "
+        "or one of: shapes, cifar10, cifar100."
+    )

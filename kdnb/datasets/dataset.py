@@ -1,0 +1,139 @@
+"""A data set in memory: three parts, their statistics, and the splits that make them."""
+
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+from kdnb.datasets.batches import Augmentation, Batches
+from kdnb.errors import InputError, known
+from kdnb.seeds import derived_seed
+
+
+@dataclass(frozen=True)
+class Part:
+    """images uint8 (N, H, W, 3), labels int64 (N,), and, where known, object masks bool (N, H, W)."""
+
+    images: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor) -> "Part":
+        masks = None if self.masks is None else self.masks[index]
+        return Part(self.images[index], self.labels[index], masks)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training, validation and test parts. The test part is for ``evaluate`` alone.
+
+    mean, spread: per channel, of the training part's pixels in [0, 1].
+    families: for each class the number of its family of look-alikes, where that is known.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Part
+    validation: Part
+    test: Part
+    mean: tuple[float, ...]
+    spread: tuple[float, ...]
+    families: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        classes: tuple[str, ...],
+        *,
+        train: Part,
+        validation: Part,
+        test: Part,
+        families: tuple[int, ...] | None = None,
+    ) -> "Dataset":
+        """A data set whose mean and spread are measured on ``train``."""
+        channels = [_mean_and_spread(train.images[..., channel]) for channel in range(3)]
+        mean, spread = zip(*channels, strict=True)
+        return cls(name, classes, train, validation, test, mean, spread, families)
+
+    @property
+    def size(self) -> int:
+        """Height and width of every image, in pixels."""
+        return self.train.images.shape[1]
+
+    def train_batches(
+        self,
+        batch_size: int = 64,
+        *,
+        seed: int = 0,
+        augmentation: Augmentation | None = Augmentation(),  # noqa: B008 (frozen)
+        drop_last: bool = False,
+    ) -> Batches:
+        """Shuffled, augmented batches of the training part."""
+        images, labels = self.train.images, self.train.labels
+        options = {"shuffle": True, "augmentation": augmentation, "drop_last": drop_last}
+        return Batches(images, labels, batch_size, self.mean, self.spread, seed=seed, **options)
+
+    def batches(self, part: str, batch_size: int = 500) -> Batches:
+        """Batches of ``"train"``, ``"validation"`` or ``"test"`` in stored order, not augmented."""
+        chosen: Part = getattr(self, known("part", part, ("train", "validation", "test")))
+        return Batches(chosen.images, chosen.labels, batch_size, self.mean, self.spread)
+
+    def few(self, count: int, *, seed: int = 0) -> "Dataset":
+        """The same data set with only ``count`` training images, the classes in proportion.
+
+        Mean and spread stay, so that a teacher of the whole set sees what it was trained on. Raises
+        InputError for fewer images than classes; a count above what there is keeps everything.
+        """
+        if count >= len(self.train):
+            return self
+        if count < len(self.classes):
+            raise InputError(f"{count} images cannot show {len(self.classes)} classes.")
+        kept, _ = stratified_split(self.train.labels, count / len(self.train), seed=seed)
+        return replace(self, train=self.train.take(kept[:count]))
+
+    def fingerprint(self) -> str:
+        """A short hash of every pixel and label, to tell in a record what was trained on."""
+        digest = sha256(" ".join(self.classes).encode())
+        for part in (self.train, self.validation, self.test):
+            digest.update(part.images.contiguous().numpy())
+            digest.update(part.labels.contiguous().numpy())
+        return digest.hexdigest()[:16]
+
+
+def stratified_split(labels: Tensor, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of a random ``fraction`` of every class (at least one image each), and of the rest.
+
+    Both come in random order. Raises InputError for a class of one image, which cannot be split.
+    """
+    generator = torch.Generator().manual_seed(derived_seed(seed, "split"))
+    chosen, rest = [], []
+    for label in labels.unique():
+        members = (labels == label).nonzero().squeeze(1)
+        if len(members) < 2:
+            raise InputError(
+                f"Class number {int(label)} has one image; splitting needs at least two a class."
+            )
+        members = members[torch.randperm(len(members), generator=generator)]
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        chosen.append(members[:count])
+        rest.append(members[count:])
+    return _mixed(chosen, generator), _mixed(rest, generator)
+
+
+def _mixed(groups: list[Tensor], generator: torch.Generator) -> Tensor:
+    index = torch.cat(groups)
+    return index[torch.randperm(len(index), generator=generator)]
+
+
+def _mean_and_spread(pixels: Tensor) -> tuple[float, float]:
+    """Exact, from a histogram of the 256 values: no large float copy."""
+    counts = torch.bincount(pixels.flatten(), minlength=256).double()
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean = (counts * values).sum() / counts.sum()
+    variance = (counts * (values - mean).square()).sum() / counts.sum()
+    return mean.item(), max(variance.sqrt().item(), 1 / 255)

@@ -1,0 +1,143 @@
+"""Your own pictures: a folder of classes, of any size and mode, brought to one size."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from kdnb.datasets.archive import unpacked
+from kdnb.datasets.dataset import Dataset, Part, stratified_split
+from kdnb.errors import InputError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+LISTED = 10  # unreadable pictures named in one error
+TEST_SHARE = 0.2  # of a folder that has no test part
+
+
+def image_folder(
+    path: Path, *, size: int = 32, seed: int = 0, validation: float = 0.1, cache: Path
+) -> Dataset:
+    """The data set in a folder, or in a ``.tar.gz`` or ``.zip`` of one, unpacked into ``cache``.
+
+    ``train/<class>/*`` with ``test/<class>/*``, ``val/<class>/*`` or both: ``val`` serves as the test
+    part where there is no ``test``. Classes alone, ``<class>/*``, are split with the seed: a fifth of
+    every class is the test part. Pictures are turned upright, made RGB, resized so that the shorter
+    side is ``size``, and centre-cropped.
+
+    Raises InputError for an empty folder, fewer than two classes, parts with different classes, and
+    unreadable pictures (up to ten are named).
+    """
+    if size < 8:
+        raise InputError(f"size must be at least 8 pixels, found {size}.")
+    root = _descend(unpacked(path, cache=cache) if path.is_file() else path)
+    folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
+    if "train" not in folders:
+        files, classes = _scan(root)
+        everything = _read(files, classes, size)
+        test_index, learn_index = stratified_split(everything.labels, TEST_SHARE, seed=seed)
+        learn, test = everything.take(learn_index), everything.take(test_index)
+        return _with_validation(path, classes, learn, test, validation, seed)
+    if len(folders) == 1:
+        raise InputError(
+            f"{root} has 'train' but neither 'test' nor 'val'. Add one, or put the class folders "
+            "side by side without 'train' to have them split."
+        )
+    scans = {name: _scan(folder) for name, folder in folders.items()}
+    classes = scans["train"][1]
+    for name, (_, found) in scans.items():
+        _same_classes(root, name, classes, found)
+    parts = {name: _read(files, classes, size) for name, (files, _) in scans.items()}
+    if len(parts) == 3:
+        train, held_out, test = parts["train"], parts["val"], parts["test"]
+        return Dataset.of(path.name, classes, train=train, validation=held_out, test=test)
+    test = parts.get("test", parts.get("val"))
+    return _with_validation(path, classes, parts["train"], test, validation, seed)
+
+
+def _with_validation(
+    path: Path, classes: tuple[str, ...], learn: Part, test: Part, validation: float, seed: int
+) -> Dataset:
+    held_out, kept = stratified_split(learn.labels, validation, seed=seed)
+    train, held_out = learn.take(kept), learn.take(held_out)
+    return Dataset.of(path.name, classes, train=train, validation=held_out, test=test)
+
+
+def _descend(root: Path) -> Path:
+    """Past wrapping folders, as archives have them: one folder inside, and no pictures beside it."""
+    entries = [entry for entry in root.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
+    if len(entries) == 1 and entries[0].is_dir() and entries[0].name != "train":
+        inside = [entry for entry in entries[0].iterdir() if entry.is_dir()]
+        if inside:
+            return _descend(entries[0])
+    return root
+
+
+def _scan(folder: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
+    """Every picture with the number of its class, and the classes, in order of name."""
+    found = {}
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir() and not entry.name.startswith((".", "__MACOSX")):
+            pictures = sorted(
+                file
+                for file in entry.rglob("*")
+                if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+            )
+            if pictures:
+                found[entry.name] = pictures
+    if len(found) < 2:
+        what = f"pictures of one class only ({next(iter(found))!r})" if found else "no pictures"
+        raise InputError(
+            f"{folder} holds {what}; expected at least two folders, one a class, with pictures "
+            f"({', '.join(sorted(SUFFIXES))}) in each."
+        )
+    classes = tuple(found)
+    files = [(file, number) for number, name in enumerate(classes) for file in found[name]]
+    return files, classes
+
+
+def _same_classes(root: Path, part: str, train: tuple[str, ...], other: tuple[str, ...]) -> None:
+    if train != other:
+        missing, extra = sorted(set(train) - set(other)), sorted(set(other) - set(train))
+        raise InputError(
+            f"{root}: 'train' and {part!r} have different classes. Only in 'train': "
+            f"{', '.join(missing) or 'none'}. Only in {part!r}: {', '.join(extra) or 'none'}. "
+            "Give both the same class folders, each with at least one picture."
+        )
+
+
+def _read(files: list[tuple[Path, int]], classes: tuple[str, ...], size: int) -> Part:
+    with ThreadPoolExecutor() as pool:
+        pictures = list(pool.map(lambda entry: _picture(entry[0], size), files, chunksize=64))
+    bad = [f"  {picture}" for picture in pictures if isinstance(picture, str)]
+    if bad:
+        more = f"\n  and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+        raise InputError(
+            f"{len(bad)} of {len(files)} pictures cannot be read; remove or replace them:\n"
+            + "\n".join(bad[:LISTED])
+            + more
+        )
+    labels = torch.tensor([label for _, label in files])
+    return Part(torch.from_numpy(np.stack(pictures)), labels)
+
+
+def _picture(file: Path, size: int) -> np.ndarray | str:
+    """The picture as uint8 (size, size, 3), or a line that says why it cannot be read."""
+    try:
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # 16 bits a pixel: keep the high byte
+                image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+            image = image.convert("RGB")
+    except (
+        UnidentifiedImageError,
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ) as error:
+        return f"{file}: {type(error).__name__}: {error}"
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(image)

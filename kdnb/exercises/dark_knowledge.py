@@ -1,0 +1,161 @@
+"""Exercises of notebook 01: temperature, the T^2, the KL divergence and its traps."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdnb.analysis import class_similarity
+from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.functional import kd_loss, soft_labels
+
+
+def _logits(seed: int, *shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 3 * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def _probe_soft_labels(function) -> list[Tensor]:
+    return [tensor_from(function(_logits(0, 4, 7), temperature)) for temperature in (1.0, 4.0)]
+
+
+def _probe_loss(function) -> list[Tensor]:
+    """The loss and both gradients, at two temperatures: what a teacher receives counts as well."""
+    found = []
+    for temperature in (2.0, 4.0):
+        student, teacher = _logits(1, 4, 7).requires_grad_(), _logits(2, 4, 7).requires_grad_()
+        loss = tensor_from(function(student, teacher, temperature))
+        found.append(loss.detach())
+        if not loss.requires_grad:
+            raise ValueError("the loss does not depend on the student's logits any more")
+        gradients = torch.autograd.grad(loss.sum(), (student, teacher), allow_unused=True)
+        found += [torch.zeros(4, 7) if gradient is None else gradient for gradient in gradients]
+    return found
+
+
+def _probe_similarity(function) -> list[Tensor]:
+    labels = torch.arange(12) % 4
+    return [tensor_from(function(torch.softmax(_logits(3, 12, 4), 1), labels))]
+
+
+def kd_loss_detached(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """``kd_loss`` for a teacher that must not learn: its logits are detached."""
+    return kd_loss(student_logits, teacher_logits.detach(), temperature)
+
+
+def _divergence(student: Tensor, teacher: Tensor, reduction: str, student_t: float, teacher_t: float):
+    log_student = F.log_softmax(student / student_t, 1)
+    return F.kl_div(log_student, F.softmax(teacher / teacher_t, 1), reduction=reduction)
+
+
+def _rows_not_symmetric(probabilities: Tensor, labels: Tensor) -> Tensor:
+    classes = probabilities.shape[1]
+    rows = torch.stack([probabilities[labels == label].mean(0) for label in range(classes)])
+    return rows.fill_diagonal_(0)
+
+
+def _with_diagonal(probabilities: Tensor, labels: Tensor) -> Tensor:
+    classes = probabilities.shape[1]
+    rows = torch.stack([probabilities[labels == label].mean(0) for label in range(classes)])
+    return (rows + rows.T) / 2
+
+
+EXERCISES = {
+    "soft_labels": Exercise(
+        reference=soft_labels,
+        probe=_probe_soft_labels,
+        mutants=(
+            Mutant(
+                "multiplied",
+                lambda logits, temperature: torch.softmax(logits * temperature, 1),
+                "a higher temperature must flatten the distribution: divide the logits by T.",
+            ),
+            Mutant(
+                "over the batch",
+                lambda logits, temperature: torch.softmax(logits / temperature, 0),
+                "each column sums to 1, but each image needs a distribution: softmax over dim=1.",
+            ),
+            Mutant(
+                "after the softmax",
+                lambda logits, temperature: torch.softmax(logits, 1) / temperature,
+                "rows no longer sum to 1: divide the logits, not the probabilities.",
+            ),
+            Mutant(
+                "without T",
+                lambda logits, temperature: torch.softmax(logits, 1),
+                "the temperature has no effect yet.",
+            ),
+        ),
+        advice="softmax over the classes (dim=1) of logits / temperature.",
+    ),
+    "kd_loss": Exercise(
+        reference=kd_loss,
+        probe=_probe_loss,
+        mutants=(
+            Mutant(
+                "no T squared",
+                lambda s, t, T: _divergence(s, t, "batchmean", T, T),
+                "gradients shrink like 1/T^2; multiply by T**2 to undo it.",
+            ),
+            Mutant(
+                "mean over classes too",
+                lambda s, t, T: T**2 * _divergence(s, t, "mean", T, T),
+                "reduction='mean' divides by B * K; a divergence is a sum over classes: use 'batchmean'.",
+            ),
+            Mutant(
+                "arguments swapped",
+                lambda s, t, T: T**2 * _divergence(t, s, "batchmean", T, T),
+                "that is KL(student || teacher); F.kl_div takes the student's log-probabilities first "
+                "and the target, the teacher, second.",
+            ),
+            Mutant(
+                "student not softened",
+                lambda s, t, T: T**2 * _divergence(s, t, "batchmean", 1.0, T),
+                "only the teacher is softened; divide both logits by T.",
+            ),
+            Mutant(
+                "sum over the batch",
+                lambda s, t, T: T**2 * _divergence(s, t, "sum", T, T),
+                "the loss grows with the batch; use reduction='batchmean'.",
+            ),
+        ),
+        advice="T**2 * F.kl_div(log_softmax(student / T), softmax(teacher / T), reduction='batchmean').",
+    ),
+    "class_similarity": Exercise(
+        reference=class_similarity,
+        probe=_probe_similarity,
+        mutants=(
+            Mutant(
+                "one direction",
+                _rows_not_symmetric,
+                "entry (a, b) differs from (b, a); average the matrix with its transpose.",
+            ),
+            Mutant(
+                "diagonal kept",
+                _with_diagonal,
+                "the diagonal says how sure the network is, not what resembles what: set it to 0.",
+            ),
+        ),
+        advice="average the soft labels of each class's pictures, then symmetrise, then zero the diagonal.",
+    ),
+    "teacher_must_not_learn": Exercise(
+        reference=kd_loss_detached,
+        probe=_probe_loss,
+        mutants=(
+            Mutant(
+                "not detached",
+                kd_loss,
+                "the bug is still in there: the teacher's logits get a gradient, so a teacher "
+                "that is not frozen would move towards its student.",
+            ),
+            Mutant(
+                "student detached",
+                lambda s, t, T: kd_loss(s.detach(), t, T),
+                "now the student cannot learn and the teacher still can: detach the other one.",
+            ),
+        ),
+        advice="the value must stay the same and only the teacher's gradient go; detach its logits.",
+        bug="not detached",
+    ),
+}
+
+QUESTIONS = {"hot_labels": "", "why_t_squared": "", "control": ""}

@@ -1,0 +1,111 @@
+"""Exercises of notebook 00: counting right answers, and telling a difference from luck."""
+
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from kdnb.analysis import Interval, paired_difference
+from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.functional import correct
+
+
+def _probe_correct(function) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 6, generator=generator)
+    labels = torch.tensor([0, 1, 2, 3, 4, 5])
+    answers = logits.argmax(1)
+    return [
+        tensor_from(function(logits, given)).reshape(-1).double()
+        for given in (answers, labels, answers.flip(0))
+    ]
+
+
+def _probe_difference(function) -> list[Tensor]:
+    runs = ([61.0, 64.5, 59.0, 66.0, 63.5], [55.0, 60.0, 55.5, 58.0, 60.5])
+    pairs = ([50.0, 52.0], [50.5, 51.0])
+    return [tensor_from(function(*given)) for given in (runs, pairs)]
+
+
+def _interval(mean: float, half: float) -> Interval:
+    return Interval(mean, mean - half, mean + half)
+
+
+def _unpaired(treated: list[float], baseline: list[float]) -> Interval:
+    a, b = torch.tensor(treated).double(), torch.tensor(baseline).double()
+    spread = (a.var() + b.var()).sqrt().item()
+    paired = paired_difference(treated, baseline)
+    t = (paired.high - paired.mean) / ((a - b).std().item() / len(a) ** 0.5)
+    return _interval(paired.mean, t * spread / len(a) ** 0.5)
+
+
+def _normal(treated: list[float], baseline: list[float]) -> Interval:
+    difference = torch.tensor(treated).double() - torch.tensor(baseline).double()
+    half = NormalDist().inv_cdf(0.975) * difference.std().item() / len(difference) ** 0.5
+    return _interval(difference.mean().item(), half)
+
+
+def _spread_of_runs(treated: list[float], baseline: list[float]) -> Interval:
+    paired = paired_difference(treated, baseline)
+    half = (paired.high - paired.mean) * len(treated) ** 0.5
+    return _interval(paired.mean, half)
+
+
+def _reversed(treated: list[float], baseline: list[float]) -> Interval:
+    return paired_difference(baseline, treated)
+
+
+EXERCISES = {
+    "correct": Exercise(
+        reference=correct,
+        probe=_probe_correct,
+        mutants=(
+            Mutant(
+                "over the batch",
+                lambda logits, labels: logits.argmax(0) == labels,
+                "you compare images, not classes: logits are (B, K), take argmax over dim=1.",
+            ),
+            Mutant(
+                "weakest class",
+                lambda logits, labels: logits.argmin(1) == labels,
+                "that is the class the network believes least; a larger logit means more belief.",
+            ),
+            Mutant(
+                "share instead of answers",
+                lambda logits, labels: (logits.argmax(1) == labels).double().mean(),
+                "return one True or False an image, (B,); the mean comes later.",
+            ),
+        ),
+        advice="return a bool tensor (B,): True where the largest logit is at the label.",
+    ),
+    "paired_difference": Exercise(
+        reference=paired_difference,
+        probe=_probe_difference,
+        mutants=(
+            Mutant(
+                "unpaired",
+                _unpaired,
+                "you used each method's own spread; subtract seed by seed first, then take the spread.",
+            ),
+            Mutant(
+                "normal instead of t",
+                _normal,
+                "1.96 is for many runs; with five the spread itself is uncertain: use Student's t, "
+                "stats.t.ppf(0.975, n - 1).",
+            ),
+            Mutant(
+                "spread of runs",
+                _spread_of_runs,
+                "that says where one more run would fall; the mean is steadier: divide by sqrt(n).",
+            ),
+            Mutant(
+                "sign",
+                _reversed,
+                "the sign is turned: treated minus baseline, so that better is above 0.",
+            ),
+        ),
+        advice="mean of the differences, plus and minus t(0.975, n - 1) * std / sqrt(n), std with n - 1.",
+    ),
+}
+
+QUESTIONS = {"who_wins": "", "which_mistakes": "", "how_sure": ""}

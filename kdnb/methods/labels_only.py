@@ -1,0 +1,23 @@
+"""Labels only: the baseline that every distilled student is compared with."""
+
+from torch import Tensor, nn
+
+from kdnb.functional import label_loss
+from kdnb.method import Method
+
+
+class LabelsOnly(Method):
+    """The student learns from the labels alone."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+
+    def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
+        return {"student/label": label_loss(self.student(images), labels)}
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        return {"student": self.student(images)}
+
+    def export(self) -> nn.Module:
+        return self.student

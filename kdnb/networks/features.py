@@ -1,0 +1,39 @@
+"""What a network shows of itself: its stages, its embedding, its logits."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class Features(NamedTuple):
+    """One forward pass, from shallow to deep.
+
+    ``maps`` are the stage outputs that distillation methods compare. ``stem`` comes before the
+    first stage; few methods use it (FSP), so it stands apart.
+    """
+
+    stem: Tensor  # (B, C, H, W)
+    maps: tuple[Tensor, ...]  # (B, C, H, W) each
+    embedding: Tensor  # (B, D), the pooled vector that enters the head
+    logits: Tensor  # (B, K)
+
+
+class Network(nn.Module):
+    """A network that declares its stages, so that nobody runs it to learn a shape.
+
+    channels: channels of each map. reductions: input size / map size, one a map.
+    classes: K, the number of logits. head: the linear layer from embedding to logits.
+    """
+
+    channels: tuple[int, ...]
+    reductions: tuple[int, ...]
+    classes: int
+    head: nn.Linear
+
+    def features(self, images: Tensor) -> Features:
+        """Everything a distillation method may look at, in one pass over ``images`` (B, 3, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K)."""
+        return self.features(images).logits

@@ -1,0 +1,241 @@
+"""A Spec gives a Record: train, or find what was trained; keep, resume, and tabulate."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+
+import pandas as pd
+import torch
+import torchvision
+
+from kdnb import __version__, datasets
+from kdnb.checkpoints import load_network, load_state, save_network, save_state
+from kdnb.datasets import Augmentation, Dataset
+from kdnb.errors import InputError
+from kdnb.files import write_whole
+from kdnb.method import Method
+from kdnb.methods import METHODS
+from kdnb.networks import build
+from kdnb.paths import PROJECT
+from kdnb.seeds import derived_seed
+from kdnb.spec import SCHEDULES, Spec
+from kdnb.train import evaluate, train
+
+SHIPPED_TEACHER = PROJECT / "data" / "teachers" / "shapes-resnet20.safetensors"
+TEACHER = Spec("labels-only", student="resnet20", epochs=60, lr=0.1)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a finished run leaves in ``run.json``; ``history.csv`` and the student lie beside it.
+
+    metrics: by learner, test accuracy in percent three ways, never to be mixed: ``last`` epoch;
+    ``selected`` at the epoch with the best validation accuracy; ``best`` on the test part itself,
+    as several papers report it and as nobody should choose. seconds: wall time over all sittings.
+    """
+
+    spec: dict
+    metrics: dict[str, dict[str, float]]
+    versions: dict[str, str]
+    device: str
+    code: str
+    data: str
+    teacher: str | None
+    student: str
+    seconds: float
+
+
+def run(
+    spec: Spec,
+    *,
+    out: Path,
+    resume: bool = False,
+    again: bool = False,
+    data_root: Path | None = None,
+    report: Callable[[dict[str, float]], None] = lambda row: None,
+) -> Record:
+    """Trains what ``spec`` says, in ``out / spec.name``, or returns the record that is there.
+
+    After every epoch the state is saved and ``report`` gets that epoch's row of the history. An
+    interrupted run goes on with ``resume``, to the same bits as without the interruption; ``again``
+    starts over. Under torchrun every process trains and the first one writes.
+
+    Raises InputError for bad input, for an interrupted run without ``resume``, and when the folder
+    cannot be written.
+    """
+    folder = Path(out) / spec.name
+    if (folder / "run.json").exists() and not again:
+        return read(folder)
+    state = None if again else load_state(folder)
+    if state is not None and not resume:
+        raise InputError(
+            f"{folder} holds an interrupted run ({state['train']['epoch']} of {spec.epochs} epochs). "
+            "Add --resume to go on, or --force to start over."
+        )
+    data = datasets.load(
+        spec.data,
+        size=spec.size,
+        seed=spec.data_seed,
+        validation=spec.validation,
+        root=data_root,
+    )
+    method, teacher = assemble(spec, data)
+    leads = int(os.environ.get("RANK", 0)) == 0
+    if leads and again:
+        (folder / "run.json").unlink(missing_ok=True)
+    history, seconds, start = [], 0.0, perf_counter()
+    if state is not None:
+        history, seconds = state["history"], state["seconds"]
+    elapsed = seconds
+    evaluated = {part: data.batches(part) for part in ("validation", "test")}
+    for epoch in train(
+        method,
+        _batches(spec, data),
+        epochs=spec.epochs,
+        lr=spec.lr,
+        schedule=SCHEDULES[spec.schedule],
+        precision=spec.precision,
+        seed=spec.seed,
+        resume=state and state["train"],
+    ):
+        row = {"epoch": epoch.number, "lr": epoch.lr, "seconds": epoch.seconds} | epoch.losses
+        for part, batches in evaluated.items():
+            accuracies = evaluate(method, batches, precision=spec.precision)
+            row |= {f"{part}/{name}": accuracy for name, accuracy in accuracies.items()}
+        history.append(row)
+        elapsed = seconds + perf_counter() - start
+        if leads:
+            save_state({"train": epoch.state(), "history": history, "seconds": elapsed}, folder)
+        report(row)
+    return _finish(spec, folder, method, data, teacher, history, elapsed, leads)
+
+
+def assemble(spec: Spec, data: Dataset) -> tuple[Method, str | None]:
+    """The method that ``spec`` describes, with fresh networks, and the teacher's checksum.
+
+    The student's initial weights depend on the seed alone, so that runs of different methods with
+    one seed are paired. Raises InputError for a teacher that is missing or knows other classes.
+    """
+    student = build(spec.student, classes=len(data.classes), seed=spec.seed)
+    networks, checksum = {"student": student}, None
+    if spec.needs_teacher:
+        path = _teacher_file(spec)
+        saved = load_network(path)
+        if saved.classes != data.classes:
+            raise InputError(
+                f"The teacher in {path} knows the classes {', '.join(saved.classes)}, but the data "
+                f"have {', '.join(data.classes)}. Train a teacher on these data first."
+            )
+        networks["teacher"], checksum = saved.net, _checksum(path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(spec.seed, "auxiliary"))
+        method = METHODS[spec.method](**networks, **spec.options)
+    method.weight_decay = spec.weight_decay
+    return method, checksum
+
+
+def read(folder: Path) -> Record:
+    """The record of a finished run. Raises InputError if there is none, or it is damaged."""
+    path = Path(folder) / "run.json"
+    try:
+        return Record(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is not the record of a finished run ({error}).") from error
+
+
+def table(folder: Path) -> pd.DataFrame:
+    """All finished runs below ``folder``, one row a learner: spec and metrics as columns."""
+    rows = []
+    for path in sorted(Path(folder).rglob("run.json")):
+        record = read(path.parent)
+        for learner, metrics in record.metrics.items():
+            rows.append({**record.spec, "learner": learner, **metrics, "seconds": record.seconds})
+    return pd.DataFrame(rows)
+
+
+def _teacher_file(spec: Spec) -> Path:
+    if spec.teacher is not None:
+        path = Path(spec.teacher).expanduser()
+        return path / "student.safetensors" if path.is_dir() else path
+    if spec.data != "shapes":
+        raise InputError(
+            f"{spec.method} needs a teacher for {spec.data}: train one with 'kdnb train labels-only "
+            "--student resnet20 --data ...' and give its folder with --teacher."
+        )
+    return SHIPPED_TEACHER
+
+
+def _batches(spec: Spec, data: Dataset) -> datasets.Batches:
+    augmentation = Augmentation(spec.flip, spec.pad, spec.padding)
+    shown = data.few(spec.labels, seed=spec.seed) if spec.labels else data
+    return shown.train_batches(spec.batch_size, seed=spec.seed, augmentation=augmentation)
+
+
+def _finish(
+    spec: Spec,
+    folder: Path,
+    method: Method,
+    data: Dataset,
+    teacher: str | None,
+    history: list[dict[str, float]],
+    seconds: float,
+    leads: bool,
+) -> Record:
+    """``run.json`` is written last: where it is, the run is whole."""
+    device = next(method.parameters()).device
+    path = folder / "student.safetensors"
+    record = Record(
+        spec=asdict(spec),
+        metrics=_metrics(pd.DataFrame(history)),
+        versions={
+            "kdnb": __version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "python": platform.python_version(),
+        },
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        code=_code_version(),
+        data=data.fingerprint(),
+        teacher=teacher,
+        student=save_network(method.export(), spec.student, data, path) if leads else "",
+        seconds=round(seconds, 1),
+    )
+    if leads:
+        write_whole(folder / "history.csv", pd.DataFrame(history).to_csv(index=False))
+        write_whole(folder / "run.json", json.dumps(asdict(record), indent=2) + "\n")
+    return record
+
+
+def _metrics(history: pd.DataFrame) -> dict[str, dict[str, float]]:
+    metrics = {}
+    for column in history.columns[history.columns.str.startswith("test/")]:
+        learner = column.removeprefix("test/")
+        test, validation = history[column], history[f"validation/{learner}"]
+        metrics[learner] = {
+            "last": float(test.iloc[-1]),
+            "selected": float(test[validation.idxmax()]),
+            "selected_epoch": int(history["epoch"][validation.idxmax()]),
+            "best": float(test.max()),
+            "best_epoch": int(history["epoch"][test.idxmax()]),
+        }
+    return metrics
+
+
+def _checksum(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def _code_version() -> str:
+    """The commit that is checked out, with a + if files differ from it; "unknown" without git."""
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty=+", "--abbrev=10"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except OSError:
+        return "unknown"
+    return found.stdout.strip() or "unknown"

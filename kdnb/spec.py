@@ -1,0 +1,106 @@
+"""Spec: every choice that a run's result depends on, checked and hashed."""
+
+import inspect
+import json
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+
+from kdnb.errors import InputError, known
+from kdnb.method import Method
+from kdnb.methods import METHODS
+from kdnb.networks import NETWORKS
+from kdnb.train import PRECISIONS, Schedule, cosine, drops
+
+SCHEDULES: dict[str, Schedule] = {
+    "cosine": cosine,
+    "benchmark": drops(150 / 240, 180 / 240, 210 / 240),  # methods.md 9, RepDistiller
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One run. Two runs with equal specs on one machine give equal weights, bit for bit.
+
+    data: a name or a path, as ``datasets.load`` takes it. data_seed: of the splits, and of what
+    ``shapes`` draws. labels: training pictures the student sees, 0 for all. teacher: a network file
+    or a run's folder; None is the shipped teacher for shapes, and right for methods without one.
+    options: the method's keyword arguments that differ from its defaults.
+    """
+
+    method: str
+    data: str = "shapes"
+    student: str = "resnet8"
+    teacher: str | None = None
+    options: dict[str, float | int | bool | str] = field(default_factory=dict)
+    labels: int = 0
+    size: int = 32
+    validation: float = 0.1
+    data_seed: int = 0
+    epochs: int = 40
+    batch_size: int = 64
+    lr: float = 0.05
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    flip: bool = True
+    pad: int = 4
+    padding: str = "zero"
+    precision: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        known("method", self.method, METHODS)
+        known("network", self.student, NETWORKS)
+        known("schedule", self.schedule, SCHEDULES)
+        known("padding", self.padding, ("zero", "reflect"))
+        known("precision", self.precision, PRECISIONS)
+        for name, least in (("epochs", 1), ("batch_size", 1), ("labels", 0), ("weight_decay", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, found {getattr(self, name)}.")
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"lr must be above 0, found {self.lr}.")
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits that change with every field."""
+        return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def name(self) -> str:
+        """The folder of the run: readable, and unique through the digest."""
+        data = Path(self.data).name.split(".")[0]
+        return f"{self.method}-{data}-{self.student}-seed{self.seed}-{self.digest}"
+
+    @property
+    def needs_teacher(self) -> bool:
+        return "teacher" in inspect.signature(METHODS[self.method]).parameters
+
+
+def with_options(spec: Spec, words: list[str]) -> Spec:
+    """``spec`` with ``name=value`` words for the method's keyword arguments, read by their types.
+
+    Raises InputError for an option the method does not have, or a value of another type.
+    """
+    defaults = method_options(METHODS[spec.method])
+    options = dict(spec.options)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise InputError(f"An option is given as name=value, found {word!r}.")
+        known(f"option of {spec.method}", name, defaults)
+        options[name] = _read(name, value, type(defaults[name]))
+    return replace(spec, options=options)
+
+
+def method_options(method: type[Method]) -> dict[str, float | int | bool | str]:
+    """A method's keyword arguments and their defaults: its hyperparameters."""
+    parameters = inspect.signature(method).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _read(name: str, value: str, kind: type) -> float | int | bool | str:
+    words = {"true": True, "false": False}
+    try:
+        return words[value.lower()] if kind is bool else kind(value)
+    except (ValueError, KeyError):
+        raise InputError(f"{name} is a {kind.__name__}, found {value!r}.") from None
