@@ -32,10 +32,10 @@ def training_steps(
 ) -> Iterator[dict[str, float | str]]:
     """One row a network, of medians over ``rounds`` alternating rounds of ``steps`` steps each:
 
-    ms: one step of ``train`` at ``auto`` precision, data loading included. fp32_ms: the same step in
-    plain eager fp32, contiguous, without Fabric. ratio: fp32_ms / ms, with the smallest and largest
-    of the rounds. matmul_share: of the rate at which the machine multiplies large matrices in the
-    precision of ``auto``. loading_share: of making the batches.
+    ms: one step of ``train`` at ``auto`` precision, data loading included. fp32_ms: the same step
+    in plain eager fp32, contiguous, without Fabric. ratio: fp32_ms / ms, with the smallest and
+    largest of the rounds. matmul_share: of the rate at which the machine multiplies large matrices
+    in the precision of ``auto``. loading_share: of making the batches.
     """
     batches = _noise(batch_size * steps, batch_size)
     for name in networks:
@@ -56,7 +56,7 @@ def training_steps(
 
 
 def _row(name: str, times: dict[str, list[float]], operations: int) -> dict[str, float | str]:
-    """operations: of one step; a multiply-accumulate counts 2, and back-propagation twice forward."""
+    """operations: of one step; a multiply-accumulate counts 2, the backward pass twice forward."""
     ratios = [plain / auto for plain, auto in zip(times["plain"], times["auto"], strict=True)]
     auto = median(times["auto"])
     return {
@@ -74,7 +74,8 @@ def _row(name: str, times: dict[str, list[float]], operations: int) -> dict[str,
 def matmul_rate(device: torch.device, bf16: bool, *, size: int = 2048) -> float:
     """Operations a second in one large matrix product."""
     dtype = torch.bfloat16 if bf16 else torch.float32
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(size, size, generator=generator).to(device, dtype) for _ in range(2))
     torch.mm(a, b)
     return 2 * size**3 / _seconds(partial(torch.mm, a, b))
 

@@ -43,7 +43,7 @@ def save_network(net: nn.Module, name: str, data: Dataset, path: Path) -> str:
         "mean": json.dumps(data.mean),
         "spread": json.dumps(data.spread),
     }
-    content = bytes_of(_on_cpu(net.state_dict()), metadata=about)
+    content = _ordered(bytes_of(_on_cpu(net.state_dict()), metadata=about))
     write_whole(path, content)
     return sha256(content).hexdigest()
 
@@ -68,21 +68,20 @@ def load_network(path: str | Path, *, expected: str | None = None) -> Saved:
         raise InputError(f"{path} holds a {name}, expected a {expected}.")
     if name not in NETWORKS:
         raise InputError(f"{path} holds a {name!r}, which this kdnb ({__version__}) cannot build.")
-    classes = tuple(json.loads(about["classes"]))
-    net = build(name, classes=len(classes))
     try:
+        classes, mean, spread = (tuple(json.loads(about[key])) for key in ("classes", "mean", "spread"))
+        net = build(name, classes=len(classes))
         net.load_state_dict(tensors_from(path.read_bytes()))
-    except (RuntimeError, SafetensorError) as error:
-        raise InputError(f"{path} does not fit a {name}: {error}") from error
-    mean, spread = (tuple(json.loads(about[key])) for key in ("mean", "spread"))
+    except (RuntimeError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(f"{path} does not fit a {name}. Train or copy it again. Details: {error}") from error
     return Saved(net, name, classes, mean, spread)
 
 
 def save_state(state: dict[str, Any], folder: Path) -> None:
     """Writes a nested state of tensors, numbers, strings, lists and dicts into ``folder``.
 
-    The tensors go to a file of their own; ``state.json``, written last, names it. Interrupted at any
-    moment, the folder holds the old state or the new one. Raises InputError on a full disk.
+    The tensors go to a file of their own; ``state.json``, written last, names it. Interrupted at
+    any moment, the folder holds the old state or the new one. Raises InputError on a full disk.
     """
     tensors: dict[str, Tensor] = {}
     tree = _pack(state, tensors)
@@ -107,8 +106,8 @@ def load_state(folder: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
             raise InputError(
-                f"{path} is of format {content['format']}, this kdnb ({__version__}) reads {FORMAT}. "
-                "Finish the run with the version that began it, or start again with --force."
+                f"{path} is of format {content['format']}, this kdnb ({__version__}) reads "
+                f"{FORMAT}. Finish the run with the version that began it, or start again with --force."
             )
         return _unpack(content["tree"], tensors_from((folder / content["tensors"]).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -129,6 +128,15 @@ def _header(path: Path) -> dict[str, str]:
         raise InputError(
             f"{path} is truncated or not a safetensors file ({error}). Train or copy it again."
         ) from error
+
+
+def _ordered(content: bytes) -> bytes:
+    """The same safetensors file with its header in order: the library writes the metadata in random
+    order, and equal networks shall have equal checksums."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + content[start:]
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from kdnb.methods import METHODS
 from kdnb.networks import build
 from kdnb.paths import PROJECT
 from kdnb.seeds import derived_seed
-from kdnb.spec import SCHEDULES, Spec
+from kdnb.spec import SCHEDULES, Spec, method_options
 from kdnb.train import evaluate, train
 
 SHIPPED_TEACHER = PROJECT / "data" / "teachers" / "shapes-resnet20.safetensors"
@@ -64,10 +64,10 @@ def run(
 
     After every epoch the state is saved and ``report`` gets that epoch's row of the history. An
     interrupted run goes on with ``resume``, to the same bits as without the interruption; ``again``
-    starts over. Under torchrun every process trains and the first one writes.
+    starts over. Under torchrun every process trains; the leading one writes and reports.
 
-    Raises InputError for bad input, for an interrupted run without ``resume``, and when the folder
-    cannot be written.
+    Raises InputError for bad input, for an interrupted run without ``resume`` or whose data or
+    teacher are others by now, and, before training, when the folder cannot be written.
     """
     folder = Path(out) / spec.name
     if (folder / "run.json").exists() and not again:
@@ -75,7 +75,7 @@ def run(
     state = None if again else load_state(folder)
     if state is not None and not resume:
         raise InputError(
-            f"{folder} holds an interrupted run ({state['train']['epoch']} of {spec.epochs} epochs). "
+            f"{folder} holds an interrupted run ({len(state['history'])} of {spec.epochs} epochs). "
             "Add --resume to go on, or --force to start over."
         )
     data = datasets.load(
@@ -86,34 +86,39 @@ def run(
         root=data_root,
     )
     method, teacher = assemble(spec, data)
-    leads = int(os.environ.get("RANK", 0)) == 0
-    if leads and again:
-        (folder / "run.json").unlink(missing_ok=True)
-    history, seconds, start = [], 0.0, perf_counter()
-    if state is not None:
-        history, seconds = state["history"], state["seconds"]
-    elapsed = seconds
+    shown = _batches(spec, data)
     evaluated = {part: data.batches(part) for part in ("validation", "test")}
+    origin = {"data": data.fingerprint(), "teacher": teacher}
+    fresh = {"train": None, "history": [], "seconds": 0.0, **origin}
+    state = fresh if state is None else _same_origin(state, origin, folder)
+    if leads():
+        _claim(folder, again)
+    start = perf_counter() - state["seconds"]
     for epoch in train(
         method,
-        _batches(spec, data),
+        shown,
         epochs=spec.epochs,
         lr=spec.lr,
         schedule=SCHEDULES[spec.schedule],
         precision=spec.precision,
         seed=spec.seed,
-        resume=state and state["train"],
+        resume=state["train"],
     ):
         row = {"epoch": epoch.number, "lr": epoch.lr, "seconds": epoch.seconds} | epoch.losses
         for part, batches in evaluated.items():
             accuracies = evaluate(method, batches, precision=spec.precision)
             row |= {f"{part}/{name}": accuracy for name, accuracy in accuracies.items()}
-        history.append(row)
-        elapsed = seconds + perf_counter() - start
-        if leads:
-            save_state({"train": epoch.state(), "history": history, "seconds": elapsed}, folder)
-        report(row)
-    return _finish(spec, folder, method, data, teacher, history, elapsed, leads)
+        history, seconds = [*state["history"], row], perf_counter() - start
+        state = {"train": epoch.state(), "history": history, "seconds": seconds, **origin}
+        if leads():
+            save_state(state, folder)
+            report(row)
+    return _finish(spec, folder, method, data, state)
+
+
+def leads() -> bool:
+    """Whether this process writes and speaks for all that torchrun started; a lone one does."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def assemble(spec: Spec, data: Dataset) -> tuple[Method, str | None]:
@@ -150,12 +155,15 @@ def read(folder: Path) -> Record:
 
 
 def table(folder: Path) -> pd.DataFrame:
-    """All finished runs below ``folder``, one row a learner: spec and metrics as columns."""
+    """All finished runs below ``folder``, one row a learner: the spec, the method's options (its
+    defaults filled in) and the metrics as columns."""
     rows = []
     for path in sorted(Path(folder).rglob("run.json")):
         record = read(path.parent)
         for learner, metrics in record.metrics.items():
-            rows.append({**record.spec, "learner": learner, **metrics, "seconds": record.seconds})
+            options = method_options(METHODS[record.spec["method"]]) | record.spec["options"]
+            about = record.spec | options | {"learner": learner, "seconds": record.seconds}
+            rows.append(about | metrics)
     return pd.DataFrame(rows)
 
 
@@ -165,8 +173,8 @@ def _teacher_file(spec: Spec) -> Path:
         return path / "student.safetensors" if path.is_dir() else path
     if spec.data != "shapes":
         raise InputError(
-            f"{spec.method} needs a teacher for {spec.data}: train one with 'kdnb train labels-only "
-            "--student resnet20 --data ...' and give its folder with --teacher."
+            f"{spec.method} needs a teacher for {spec.data}: train one with 'kdnb train "
+            "labels-only --student resnet20 --data ...' and give its folder with --teacher."
         )
     return SHIPPED_TEACHER
 
@@ -177,22 +185,33 @@ def _batches(spec: Spec, data: Dataset) -> datasets.Batches:
     return shown.train_batches(spec.batch_size, seed=spec.seed, augmentation=augmentation)
 
 
-def _finish(
-    spec: Spec,
-    folder: Path,
-    method: Method,
-    data: Dataset,
-    teacher: str | None,
-    history: list[dict[str, float]],
-    seconds: float,
-    leads: bool,
-) -> Record:
+def _same_origin(state: dict, origin: dict[str, str | None], folder: Path) -> dict:
+    for name, found in origin.items():
+        if state.get(name) != found:
+            raise InputError(
+                f"The {name} of the interrupted run in {folder} changed since it began. Bring back "
+                "what it began with, or start over with --force."
+            )
+    return state
+
+
+def _claim(folder: Path, again: bool) -> None:
+    """Fails before training rather than after it; with ``again``, forgets the earlier run."""
+    write_whole(folder / "claim", "")
+    for name in ("claim", "state.json", "run.json") if again else ("claim",):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _finish(spec: Spec, folder: Path, method: Method, data: Dataset, state: dict) -> Record:
     """``run.json`` is written last: where it is, the run is whole."""
-    device = next(method.parameters()).device
-    path = folder / "student.safetensors"
+    history, device = pd.DataFrame(state["history"]), next(method.parameters()).device
+    student = ""
+    if leads():
+        student = save_network(method.export(), spec.student, data, folder / "student.safetensors")
+        write_whole(folder / "history.csv", history.to_csv(index=False))
     record = Record(
         spec=asdict(spec),
-        metrics=_metrics(pd.DataFrame(history)),
+        metrics=_metrics(history),
         versions={
             "kdnb": __version__,
             "torch": torch.__version__,
@@ -201,13 +220,12 @@ def _finish(
         },
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         code=_code_version(),
-        data=data.fingerprint(),
-        teacher=teacher,
-        student=save_network(method.export(), spec.student, data, path) if leads else "",
-        seconds=round(seconds, 1),
+        data=state["data"],
+        teacher=state["teacher"],
+        student=student,
+        seconds=round(state["seconds"], 1),
     )
-    if leads:
-        write_whole(folder / "history.csv", pd.DataFrame(history).to_csv(index=False))
+    if leads():
         write_whole(folder / "run.json", json.dumps(asdict(record), indent=2) + "\n")
     return record
 

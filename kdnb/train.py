@@ -16,11 +16,7 @@ from time import perf_counter
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.precision import (
-    DoublePrecision,
-    MixedPrecision,
-    Precision,
-)
+from lightning_fabric.plugins.precision import DoublePrecision, MixedPrecision, Precision
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -35,6 +31,8 @@ Pairs = Iterable[tuple[Tensor, Tensor]]
 CHECK_EVERY = 50  # steps between looks at the losses: each look waits for the device
 PRECISIONS = ("auto", "fp32", "bf16", "fp64")
 
+_REMEDY = "Lower lr or the term's weight; the state saved before this epoch is sound."
+
 
 def cosine(progress: float) -> float:
     """From 1 to 0 along half a cosine."""
@@ -47,7 +45,7 @@ def drops(*at: float, factor: float = 0.1) -> Schedule:
 
 
 class NotFinite(ArithmeticError):
-    """A loss term became infinite or not a number; the message names the term and the step."""
+    """A loss term, or a weight it moved, is infinite or not a number; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +91,15 @@ def train(
 ) -> Iterator[Epoch]:
     """Trains ``method`` in place and yields after every epoch; ``break`` stops early.
 
-    batches: ``Batches``, or anything with a length that yields (images, labels) anew each epoch, such
-    as a DataLoader. schedule: factor of ``lr`` as a function of progress in [0, 1). precision:
-    "auto" is bf16 autocast with channels_last where the machine has fast bf16, else fp32; also
-    "fp32", "bf16", "fp64". device: "auto", "cpu", "cuda" or "mps". seed: of what is random in the
-    forward passes; the global random state is left alone. resume: an earlier ``Epoch.state()``.
+    batches: ``Batches``, or anything with a length that yields (images, labels) anew each epoch,
+    such as a DataLoader. schedule: factor of ``lr`` as a function of progress in [0, 1).
+    precision: "auto" is bf16 autocast with channels_last where the machine has fast bf16, else
+    fp32; also "fp32", "bf16", "fp64". device: "auto", "cpu", "cuda" or "mps". seed: of what is
+    random in the forward passes; the global random state is left alone. resume: an earlier
+    ``Epoch.state()``; lr, schedule and epochs may differ from those it was made with.
 
-    Raises InputError for settings out of range, NotFinite when a term is not finite: nothing is
-    yielded for that epoch, so the last saved state is sound.
+    Raises InputError for settings out of range, NotFinite when a term or a weight is not finite:
+    nothing is yielded for that epoch, so the last saved state is sound.
     """
     if epochs < 1 or not 0 < lr < float("inf"):
         raise InputError(f"epochs must be at least 1 and lr above 0, found {epochs} and {lr}.")
@@ -108,138 +107,183 @@ def train(
     layout = torch.channels_last if bf16 else torch.contiguous_format
     method.to(device=fabric.device, memory_format=layout)
     optimizers = method.optimizers(lr)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
-    first = 0
-    if resume is not None:
-        first = resume["epoch"]
-        method.load_state_dict(resume["method"])
-        for optimizer, state in zip(optimizers, resume["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-    module, *wrapped = fabric.setup(method, *optimizers)
-    if isinstance(batches, Batches):
-        batches = batches.to(fabric.device)
+    rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    module, *steppers = fabric.setup(method, *optimizers)
+    first = 0 if resume is None else _restore(resume, method, optimizers)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    batches = batches.to(fabric.device) if isinstance(batches, Batches) else batches
     for number in range(first, epochs):
         method.train()
-        start = perf_counter()
-        steps = _steps(batches, number, fabric, layout)
-        with _reproducible(derived_seed(seed, "train", number, fabric.global_rank), fabric.device):
-            losses = _one_epoch(fabric, module, wrapped, steps, len(batches), number, epochs, schedule)
-        rate = optimizers[0].param_groups[0]["lr"]
-        yield Epoch(number + 1, losses, rate, perf_counter() - start, bf16, method, optimizers)
+        log, start = _Log(fabric, number * len(batches)), perf_counter()
+        with _reproducible(derived_seed(seed, "train", number), fabric.device):
+            for images, labels in _shares(batches, number, fabric, layout):
+                position = log.steps / len(batches)  # in epochs, fractional
+                for group, rate in zip(groups, rates, strict=True):
+                    group["lr"] = rate * schedule(position / epochs)
+                terms = module(images, labels, position)
+                for stepper in steppers:
+                    stepper.zero_grad()
+                fabric.backward(sum(terms.values()))
+                for stepper in steppers:
+                    stepper.step()
+                log.add(terms)
+        losses = log.means()
+        _check_weights(method, log.steps)
+        lr_now, seconds = groups[0]["lr"], perf_counter() - start
+        yield Epoch(number + 1, losses, lr_now, seconds, bf16, method, optimizers)
 
 
-def evaluate(
-    method: nn.Module, batches: Batches | Pairs, *, precision: str = "auto"
-) -> dict[str, float]:
+def evaluate(method: nn.Module, batches: Batches | Pairs, *, precision: str = "auto") -> dict[str, float]:
     """Top-1 accuracy in percent, by learner: every entry of ``method.outputs``.
 
     A plain network gives one entry, ``"network"``. Modes are restored; nothing is learned.
+    Raises InputError for an unknown precision, or no images.
     """
-    device = next(method.parameters()).device
+    weight = next(method.parameters())
+    bf16 = _use_bf16(precision, weight.device)
     outputs = method.outputs if isinstance(method, Method) else lambda x: {"network": method(x)}
     if isinstance(batches, Batches):
-        batches = batches.to(device)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=_use_bf16(precision, device))
-    modes = {module: module.training for module in method.modules()}
-    method.eval()
+        batches = batches.to(weight.device)
     right, count = {}, 0
-    with torch.inference_mode(), autocast:
+    autocast = torch.autocast(weight.device.type, torch.bfloat16, enabled=bf16)
+    with _evaluating(method), torch.inference_mode(), autocast:
         for images, labels in batches:
-            images, labels = images.to(device), labels.to(device)
+            labels = labels.to(weight.device)
             count += len(labels)
-            for name, logits in outputs(images).items():
+            for name, logits in outputs(images.to(weight)).items():
                 right[name] = right.get(name, 0) + correct(logits, labels).sum()
-    for module, mode in modes.items():
-        module.training = mode
+    if not count:
+        raise InputError("The batches are empty: there is nothing to evaluate on.")
     return {name: 100 * int(hits) / count for name, hits in right.items()}
 
 
+class _Log:
+    """The terms of an epoch's steps, averaged over processes.
+
+    Read from the device every CHECK_EVERY steps, to stop soon after a term is not finite.
+    """
+
+    def __init__(self, fabric: Fabric, steps: int) -> None:
+        self.fabric, self.steps = fabric, steps  # steps: taken since training began
+        self.names: list[str] = []
+        self.unread: list[Tensor] = []
+        self.read: list[Tensor] = []
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        self.names = list(terms)
+        self.unread.append(torch.stack([term.detach() for term in terms.values()]))
+        self.steps += 1
+        if len(self.unread) == CHECK_EVERY:
+            self._look()
+
+    def means(self) -> dict[str, float]:
+        if self.unread:
+            self._look()
+        if not self.read:
+            raise InputError("The batches are empty: there is nothing to train on.")
+        return dict(zip(self.names, torch.cat(self.read).mean(0).tolist(), strict=True))
+
+    def _look(self) -> None:
+        values = self.fabric.all_reduce(torch.stack(self.unread)).cpu().double()  # (steps, terms)
+        bad = (~values.isfinite()).nonzero().tolist()
+        if bad:
+            step, term = bad[0]
+            raise NotFinite(
+                f"The term {self.names[term]!r} is not finite at step "
+                f"{self.steps - len(values) + step}. {_REMEDY}"
+            )
+        self.read.append(values)
+        self.unread.clear()
+
+
+def _check_weights(method: Method, steps: int) -> None:
+    """A finite term can have an infinite gradient; after the last step no other term would tell."""
+    for name, weight in method.named_parameters():
+        if not weight.isfinite().all():
+            raise NotFinite(f"{name!r} is not finite after {steps} steps. {_REMEDY}")
+
+
+def _restore(state: dict, method: Method, optimizers: list[Optimizer]) -> int:
+    """The number of epochs that the state has behind it."""
+    method.load_state_dict(state["method"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return state["epoch"]
+
+
+def _shares(batches: Batches | Pairs, epoch: int, fabric: Fabric, layout: torch.memory_format) -> Pairs:
+    """This process's share of every batch of an epoch, on its device, in its memory layout.
+
+    Shares are of one size, so that the mean of their gradients is the batch's; where the batch does
+    not divide, its first images are shown once more.
+    """
+    for images, labels in batches.epoch(epoch) if isinstance(batches, Batches) else batches:
+        if fabric.world_size > 1:
+            most = -(-len(labels) // fabric.world_size)
+            mine = torch.arange(most, device=labels.device) * fabric.world_size + fabric.global_rank
+            images, labels = images[mine % len(labels)], labels[mine % len(labels)]
+        images = images.to(fabric.device).contiguous(memory_format=layout)
+        yield images, labels.to(fabric.device)
+
+
 def _fabric(device: str, precision: str) -> tuple[Fabric, bool]:
-    """Fabric for this process, or for all that torchrun started; and whether it computes in bf16."""
-    known("precision", precision, PRECISIONS)
-    known("device", device, ("auto", "cpu", "cuda", "mps"))
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    several = {"strategy": "ddp", "devices": int(os.environ.get("LOCAL_WORLD_SIZE", processes))}
-    placed = Fabric(accelerator=device, devices=1).device
-    bf16 = _use_bf16(precision, placed)
+    """Fabric for this process, or for all that torchrun started; whether it computes in bf16."""
+    place = _place(device)
+    bf16 = _use_bf16(precision, place)
     plugin = Precision()
     if bf16:
-        plugin = MixedPrecision("bf16-mixed", placed.type)
+        plugin = MixedPrecision("bf16-mixed", place.type)
     elif precision == "fp64":
         plugin = DoublePrecision()
-    many = several if processes > 1 else {"devices": 1}
-    fabric = Fabric(accelerator=placed.type, plugins=[plugin], **many)
-    if processes > 1:
-        fabric.launch()
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if processes == 1:
+        return Fabric(accelerator=place.type, devices=1, plugins=[plugin]), bf16
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    machines = processes // here
+    fabric = Fabric(
+        accelerator=place.type, strategy="ddp", devices=here, num_nodes=machines, plugins=[plugin]
+    )
+    fabric.launch()
     return fabric, bf16
 
 
+def _place(device: str) -> torch.device:
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    here = [name for name, there in (("cuda", cuda), ("mps", mps), ("cpu", True)) if there]
+    known("device", device, ("auto", "cpu", "cuda", "mps"))
+    if device not in ("auto", *here):
+        raise InputError(f"torch finds no {device} on this machine; there is: {', '.join(here)}.")
+    return torch.device(here[0] if device == "auto" else device)
+
+
 def _use_bf16(precision: str, device: torch.device) -> bool:
-    if precision != "auto":
+    if known("precision", precision, PRECISIONS) != "auto":
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-def _steps(batches: Batches | Pairs, epoch: int, fabric: Fabric, layout: torch.memory_format) -> Pairs:
-    """This process's share of every batch of an epoch, on its device, in its memory layout."""
-    for images, labels in batches.epoch(epoch) if isinstance(batches, Batches) else batches:
-        images = images.tensor_split(fabric.world_size)[fabric.global_rank]
-        labels = labels.tensor_split(fabric.world_size)[fabric.global_rank]
-        images = images.to(fabric.device).contiguous(memory_format=layout)
-        yield images, labels.to(fabric.device)
-
-
-def _one_epoch(
-    fabric: Fabric,
-    module: nn.Module,
-    optimizers: list[Optimizer],
-    steps: Pairs,
-    length: int,
-    epoch: int,
-    epochs: int,
-    schedule: Schedule,
-) -> dict[str, float]:
-    values: list[Tensor] = []
-    names: list[str] = []
-    for step, (images, labels) in enumerate(steps):
-        position = epoch + step / length
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * schedule(position / epochs)
-            optimizer.zero_grad(set_to_none=True)
-        terms = module(images, labels, position)
-        fabric.backward(sum(terms.values()))
-        for optimizer in optimizers:
-            optimizer.step()
-        names = list(terms)
-        values.append(torch.stack([term.detach() for term in terms.values()]))
-        if len(values) % CHECK_EVERY == 0:
-            _check_finite(values[-CHECK_EVERY:], names, epoch * length + step + 1 - CHECK_EVERY)
-    if not values:
-        raise InputError("The batches are empty: there is nothing to train on.")
-    _check_finite(values[-CHECK_EVERY:], names, epoch * length + max(0, len(values) - CHECK_EVERY))
-    means = torch.stack(values).double().mean(0).tolist()
-    return dict(zip(names, means, strict=True))
-
-
-def _check_finite(values: list[Tensor], names: list[str], first_step: int) -> None:
-    bad = (~torch.isfinite(torch.stack(values))).nonzero().tolist()
-    if bad:
-        step, term = bad[0]
-        raise NotFinite(
-            f"The term {names[term]!r} is not finite at step {first_step + step}. Lower the "
-            "learning rate or the term's weight; the state saved before this epoch is sound."
-        )
+@contextmanager
+def _evaluating(method: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in method.modules()}
+    method.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @contextmanager
 def _reproducible(seed: int, device: torch.device) -> Iterator[None]:
-    """One seed for the random draws inside, deterministic kernels, and the old state afterwards."""
+    """One seed for the random draws inside, deterministic kernels, and the old state afterwards.
+
+    Every process draws alike, so that a DataLoader shuffles alike in all of them.
+    """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.backends.cudnn.flags(deterministic=True):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if device.type != "cpu":
+            torch.get_device_module(device).manual_seed(seed)
         yield

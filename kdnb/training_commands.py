@@ -48,12 +48,14 @@ def train(
 
         kdnb train kd --data shapes --student resnet8 --labels 1000 -o temperature=2
     """
-    from kdnb.runs import run
+    from kdnb.errors import InputError
+    from kdnb.runs import leads, run
     from kdnb.spec import Spec, with_options
+    from kdnb.train import NotFinite
 
     spec = with_options(Spec(**settings), list(options))
     folder = out / spec.name
-    if (folder / "run.json").exists() and not force:
+    if (folder / "run.json").exists() and not force and leads():
         click.echo(f"Already finished: {folder} (--force repeats it)", err=True)
 
     def report(row: dict[str, float]) -> None:
@@ -62,13 +64,14 @@ def train(
 
     try:
         record = run(spec, out=out, resume=resume, again=force, data_root=data_root, report=report)
+    except NotFinite as error:
+        raise InputError(str(error)) from error
     except KeyboardInterrupt:
-        click.echo(
-            f"Stopped. The last finished epoch is kept in {folder}; the same command with --resume "
-            "goes on from there.",
-            err=True,
-        )
+        if leads():
+            click.echo(_how_to_go_on(folder), err=True)
         raise
+    if not leads():
+        return
     if as_json:
         click.echo(json.dumps(asdict(record)))
         return
@@ -80,6 +83,15 @@ def train(
             f"{metrics['selected_epoch']}, {metrics['best']:.2f} % at the best test epoch "
             f"{metrics['best_epoch']}"
         )
+
+
+def _how_to_go_on(folder: Path) -> str:
+    if not (folder / "state.json").exists():
+        return "Stopped before the first epoch was finished: nothing is kept."
+    return (
+        f"Stopped. The last finished epoch is kept in {folder}; the same command with --resume "
+        "goes on from there."
+    )
 
 
 @click.command(short_help="Measure training speed on this machine.")

@@ -217,9 +217,7 @@ import json, os, sys, warnings
 from ipykernel.connect import get_connection_info
 print(preset, seed, os.getcwd(), sys.executable, get_connection_info(unpack=True)["transport"])
 """
-PICTURE = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 HEADLINE = "from kdnb.headless import headline; headline(kd=55.25, gain=7)"
 
 
@@ -379,9 +377,7 @@ def test_a_stopped_run_keeps_what_is_done_and_leaves_no_process(tmp_path, way):
     assert [one for one in family if alive(one)] == []
     names = {path.name for path in (tmp_path / "executed").iterdir()}
     assert names == {"00_quick.ipynb", "summary.json"}
-    assert list(json.loads((tmp_path / "executed/summary.json").read_text())["notebooks"]) == [
-        "00_quick"
-    ]
+    assert list(json.loads((tmp_path / "executed/summary.json").read_text())["notebooks"]) == ["00_quick"]
 
 
 def test_the_package_imports_no_notebook_machinery():

@@ -5,20 +5,31 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
+import zlib
+from gzip import BadGzipFile
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 from kdnb.errors import InputError
 
 SUFFIXES = (".tar.gz", ".tgz", ".zip")
+DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    BadGzipFile,
+    EOFError,
+    UnicodeError,
+    RuntimeError,  # a zip with a password, or packed in a way that zipfile does not know
+)
 
 
 def unpacked(archive: Path, *, cache: Path) -> Path:
     """The folder that holds the contents of ``archive``, unpacked now or on an earlier call.
 
     A changed archive (by path, size or time) is unpacked anew. The folder appears whole or not at
-    all. Raises InputError for another format, a damaged archive, or a member that is a link or would
-    leave the folder: nothing is unpacked then.
+    all. Raises InputError for another format, a damaged archive, or a member that is a link or
+    would leave the folder: nothing is unpacked then.
     """
     if not archive.name.lower().endswith(SUFFIXES):
         raise InputError(f"{archive} is a file but not an archive of pictures ({', '.join(SUFFIXES)}).")
@@ -34,8 +45,8 @@ def unpacked(archive: Path, *, cache: Path) -> Path:
             folder = Path(temporary) / "whole"
             folder.mkdir()
             _extract(archive, folder)
-            folder.rename(target)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+            _move(folder, target)
+    except DAMAGED as error:
         raise InputError(
             f"{archive} is damaged or not what its name says ({error}). Fetch or pack it again."
         ) from error
@@ -47,15 +58,25 @@ def unpacked(archive: Path, *, cache: Path) -> Path:
     return target
 
 
+def _move(folder: Path, target: Path) -> None:
+    try:
+        folder.rename(target)
+    except OSError:
+        if not target.is_dir():  # it is there when another process was faster: as good as ours
+            raise
+
+
 def _extract(archive: Path, folder: Path) -> None:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
-            _refuse(archive, {info.filename: _is_link(info) for info in file.infolist()})
+            _refuse(archive, [(info.filename, _is_link(info)) for info in file.infolist()])
             file.extractall(folder)
         return
     with tarfile.open(archive) as file:
         members = file.getmembers()
-        _refuse(archive, {member.name: not (member.isreg() or member.isdir()) for member in members})
+        while file.fileobj.read(1 << 20):  # to the end, where the checksum is: tar stops before it
+            pass
+        _refuse(archive, [(member.name, _is_special(member)) for member in members])
         for member in members:
             place = folder / member.name
             if member.isdir():
@@ -66,13 +87,17 @@ def _extract(archive: Path, folder: Path) -> None:
                 shutil.copyfileobj(content, copy)
 
 
+def _is_special(member: tarfile.TarInfo) -> bool:
+    return not (member.isreg() or member.isdir())
+
+
 def _is_link(info: zipfile.ZipInfo) -> bool:
     return (info.external_attr >> 28) == 0o12
 
 
-def _refuse(archive: Path, members: dict[str, bool]) -> None:
+def _refuse(archive: Path, members: list[tuple[str, bool]]) -> None:
     """Raises for names that leave the folder, and for what is neither a file nor a folder."""
-    for name, special in members.items():
+    for name, special in members:
         path = PurePosixPath(name.replace("\\", "/"))
         outside = path.is_absolute() or ".." in path.parts or bool(os.path.splitdrive(name)[0])
         if outside or special:

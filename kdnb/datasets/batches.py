@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdnb.errors import InputError
+from kdnb.errors import InputError, known
 from kdnb.seeds import derived_seed
 
 
@@ -21,6 +21,9 @@ class Augmentation:
     flip: bool = True
     pad: int = 4
     padding: Literal["zero", "reflect"] = "zero"
+
+    def __post_init__(self) -> None:
+        known("padding", self.padding, ("zero", "reflect"))
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,12 @@ class Batches:
         shift = -torch.tensor(self.mean, device=device) * 255 * scale
         for index in order.split(self.batch_size)[: len(self)]:
             index = index.to(device)
-            images = self.images[index] if self.augmentation is None else self._crop(index, generator)
-            images = images.float().mul_(scale).add_(shift)
+            pixels = self._crop(index, generator) if self.augmentation else self.images[index]
+            images = pixels.float().mul_(scale).add_(shift)
             yield images.permute(0, 3, 1, 2), self.labels[index]
 
     def _crop(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Flip and crop in one gather: every pixel of the batch is read once, from where it lies."""
+        """Flip and crop in one gather: every pixel of the batch is read once, where it lies."""
         augmentation, (height, width) = self.augmentation, self.images.shape[1:3]
         pad, device = augmentation.pad, index.device
         draw = torch.randint(0, 2 * pad + 1, (2, len(index), 1), generator=generator) - pad

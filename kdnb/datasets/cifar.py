@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100, through torchvision's own download and checksum."""
 
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -15,11 +16,12 @@ def cifar(name: str, *, root: Path, seed: int = 0, validation: float = 0.1) -> D
     Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     Raises InputError when it is neither there nor to be had, as without a connection.
     """
-    source = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
+    known = torchvision.datasets
+    source = {"cifar10": known.CIFAR10, "cifar100": known.CIFAR100}[name]
     try:
         root.mkdir(parents=True, exist_ok=True)
         learn, test = (source(str(root), train=train, download=True) for train in (True, False))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
         raise InputError(
             f"{name} is not in {root} and could not be downloaded ({error}). Connect once, or put "
             f"the archive {source.filename} there, or work offline with data 'shapes'."

@@ -13,7 +13,7 @@ from kdnb.seeds import derived_seed
 
 @dataclass(frozen=True)
 class Part:
-    """images uint8 (N, H, W, 3), labels int64 (N,), and, where known, object masks bool (N, H, W)."""
+    """images uint8 (N, H, W, 3), labels int64 (N,); where known, object masks bool (N, H, W)."""
 
     images: Tensor
     labels: Tensor
@@ -93,8 +93,8 @@ class Dataset:
             return self
         if count < len(self.classes):
             raise InputError(f"{count} images cannot show {len(self.classes)} classes.")
-        kept, _ = stratified_split(self.train.labels, count / len(self.train), seed=seed)
-        return replace(self, train=self.train.take(kept[:count]))
+        kept, _ = _split(self.train.labels, count, spare=0, seed=seed)
+        return replace(self, train=self.train.take(kept))
 
     def fingerprint(self) -> str:
         """A short hash of every pixel and label, to tell in a record what was trained on."""
@@ -106,23 +106,41 @@ class Dataset:
 
 
 def stratified_split(labels: Tensor, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of a random ``fraction`` of every class (at least one image each), and of the rest.
+    """Indices of a random ``fraction`` of the images, and of the rest.
 
+    Every class gives its share, to within one image, and has at least one image on either side.
     Both come in random order. Raises InputError for a class of one image, which cannot be split.
     """
+    numbers, counts = labels.unique(return_counts=True)
+    if len(alone := numbers[counts < 2]):
+        raise InputError(f"Class number {int(alone[0])} has one image; splitting needs at least two a class.")
+    return _split(labels, round(fraction * len(labels)), spare=1, seed=seed)
+
+
+def _split(labels: Tensor, total: int, *, spare: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(derived_seed(seed, "split"))
+    numbers, counts = labels.unique(return_counts=True)
     chosen, rest = [], []
-    for label in labels.unique():
+    for label, share in zip(numbers, _shares(counts.tolist(), total, spare=spare), strict=True):
         members = (labels == label).nonzero().squeeze(1)
-        if len(members) < 2:
-            raise InputError(
-                f"Class number {int(label)} has one image; splitting needs at least two a class."
-            )
         members = members[torch.randperm(len(members), generator=generator)]
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        chosen.append(members[:count])
-        rest.append(members[count:])
+        chosen.append(members[:share])
+        rest.append(members[share:])
     return _mixed(chosen, generator), _mixed(rest, generator)
+
+
+def _shares(counts: list[int], total: int, *, spare: int) -> list[int]:
+    """``total`` images shared out among classes in proportion to their ``counts``: at least one
+    each, and all but ``spare`` at most. Rounding each class alone would miss the total."""
+    exact = [total * count / sum(counts) for count in counts]
+    shares = [min(max(1, int(share)), count - spare) for share, count in zip(exact, counts, strict=True)]
+    while sum(shares) != total:
+        step = 1 if sum(shares) < total else -1
+        able = [i for i, count in enumerate(counts) if 1 <= shares[i] + step <= count - spare]
+        if not able:  # as near as the limits allow
+            break
+        shares[max(able, key=lambda i: step * (exact[i] - shares[i]))] += step
+    return shares
 
 
 def _mixed(groups: list[Tensor], generator: torch.Generator) -> Tensor:

@@ -1,11 +1,11 @@
 """Your own pictures: a folder of classes, of any size and mode, brought to one size."""
 
-from concurrent.futures import ThreadPoolExecutor
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from kdnb.datasets.archive import unpacked
 from kdnb.datasets.dataset import Dataset, Part, stratified_split
@@ -14,6 +14,7 @@ from kdnb.errors import InputError
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 LISTED = 10  # unreadable pictures named in one error
 TEST_SHARE = 0.2  # of a folder that has no test part
+PARTS = ("train", "val", "test")
 
 
 def image_folder(
@@ -21,24 +22,27 @@ def image_folder(
 ) -> Dataset:
     """The data set in a folder, or in a ``.tar.gz`` or ``.zip`` of one, unpacked into ``cache``.
 
-    ``train/<class>/*`` with ``test/<class>/*``, ``val/<class>/*`` or both: ``val`` serves as the test
-    part where there is no ``test``. Classes alone, ``<class>/*``, are split with the seed: a fifth of
-    every class is the test part. Pictures are turned upright, made RGB, resized so that the shorter
-    side is ``size``, and centre-cropped.
+    ``train/<class>/*`` with ``test/<class>/*``, ``val/<class>/*`` or both: ``val`` serves as the
+    test part where there is no ``test``. Classes alone, ``<class>/*``, are split with the seed: a
+    fifth of every class is the test part. Pictures are turned upright, made RGB, resized so that
+    the shorter side is ``size``, and centre-cropped.
 
-    Raises InputError for an empty folder, fewer than two classes, parts with different classes, and
-    unreadable pictures (up to ten are named).
+    Raises InputError for an empty folder, fewer than two classes, parts with different classes, too
+    few pictures of a class to split, and unreadable pictures (up to ten are named).
     """
     if size < 8:
         raise InputError(f"size must be at least 8 pixels, found {size}.")
     root = _descend(unpacked(path, cache=cache) if path.is_file() else path)
-    folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
-    if "train" not in folders:
+    folders = {name: root / name for name in PARTS if (root / name).is_dir()}
+    if not folders:
         files, classes = _scan(root)
-        everything = _read(files, classes, size)
-        test_index, learn_index = stratified_split(everything.labels, TEST_SHARE, seed=seed)
-        learn, test = everything.take(learn_index), everything.take(test_index)
+        learn, test = _divided(_read(files, size), TEST_SHARE, "test", classes, seed)
         return _with_validation(path, classes, learn, test, validation, seed)
+    if "train" not in folders:
+        raise InputError(
+            f"{root} has {' and '.join(map(repr, folders))} but no 'train'. Add it, or put the "
+            "class folders side by side to have them split."
+        )
     if len(folders) == 1:
         raise InputError(
             f"{root} has 'train' but neither 'test' nor 'val'. Add one, or put the class folders "
@@ -48,7 +52,7 @@ def image_folder(
     classes = scans["train"][1]
     for name, (_, found) in scans.items():
         _same_classes(root, name, classes, found)
-    parts = {name: _read(files, classes, size) for name, (files, _) in scans.items()}
+    parts = {name: _read(files, size) for name, (files, _) in scans.items()}
     if len(parts) == 3:
         train, held_out, test = parts["train"], parts["val"], parts["test"]
         return Dataset.of(path.name, classes, train=train, validation=held_out, test=test)
@@ -59,15 +63,31 @@ def image_folder(
 def _with_validation(
     path: Path, classes: tuple[str, ...], learn: Part, test: Part, validation: float, seed: int
 ) -> Dataset:
-    held_out, kept = stratified_split(learn.labels, validation, seed=seed)
-    train, held_out = learn.take(kept), learn.take(held_out)
+    train, held_out = _divided(learn, validation, "validation", classes, seed)
     return Dataset.of(path.name, classes, train=train, validation=held_out, test=test)
 
 
+def _divided(part: Part, share: float, other: str, classes: tuple[str, ...], seed: int) -> tuple[Part, Part]:
+    """What is kept, and the ``share`` of every class that becomes the ``other`` part."""
+    counts = part.labels.bincount(minlength=len(classes)).tolist()
+    if min(counts) < 2:
+        scarce = [name for name, count in zip(classes, counts, strict=True) if count < 2]
+        raise InputError(
+            f"There are too few pictures of {', '.join(map(repr, scarce))}: none is left to "
+            f"learn from when one goes to the {other} part. Add pictures; four of a class are always enough."
+        )
+    taken, kept = stratified_split(part.labels, share, seed=seed)
+    return part.take(kept), part.take(taken)
+
+
 def _descend(root: Path) -> Path:
-    """Past wrapping folders, as archives have them: one folder inside, and no pictures beside it."""
-    entries = [entry for entry in root.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
-    if len(entries) == 1 and entries[0].is_dir() and entries[0].name != "train":
+    """Past wrapping folders, as archives have them: one folder inside, no pictures beside it."""
+    entries = [
+        entry
+        for entry in root.iterdir()
+        if not _hidden(entry.name) and (entry.is_dir() or entry.suffix.lower() in SUFFIXES)
+    ]
+    if len(entries) == 1 and entries[0].is_dir() and entries[0].name not in PARTS:
         inside = [entry for entry in entries[0].iterdir() if entry.is_dir()]
         if inside:
             return _descend(entries[0])
@@ -78,14 +98,8 @@ def _scan(folder: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
     """Every picture with the number of its class, and the classes, in order of name."""
     found = {}
     for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not entry.name.startswith((".", "__MACOSX")):
-            pictures = sorted(
-                file
-                for file in entry.rglob("*")
-                if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-            )
-            if pictures:
-                found[entry.name] = pictures
+        if entry.is_dir() and not _hidden(entry.name) and (pictures := _pictures(entry)):
+            found[entry.name] = pictures
     if len(found) < 2:
         what = f"pictures of one class only ({next(iter(found))!r})" if found else "no pictures"
         raise InputError(
@@ -95,6 +109,18 @@ def _scan(folder: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
     classes = tuple(found)
     files = [(file, number) for number, name in enumerate(classes) for file in found[name]]
     return files, classes
+
+
+def _pictures(folder: Path) -> list[Path]:
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not _hidden(name)]
+        found += [Path(place, name) for name in names if not _hidden(name)]
+    return sorted((file for file in found if file.suffix.lower() in SUFFIXES), key=str)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith((".", "__MACOSX"))
 
 
 def _same_classes(root: Path, part: str, train: tuple[str, ...], other: tuple[str, ...]) -> None:
@@ -107,9 +133,9 @@ def _same_classes(root: Path, part: str, train: tuple[str, ...], other: tuple[st
         )
 
 
-def _read(files: list[tuple[Path, int]], classes: tuple[str, ...], size: int) -> Part:
-    with ThreadPoolExecutor() as pool:
-        pictures = list(pool.map(lambda entry: _picture(entry[0], size), files, chunksize=64))
+def _read(files: list[tuple[Path, int]], size: int) -> Part:
+    # One after the other: Pillow decodes under Python's lock, so threads only wait for each other.
+    pictures = [_picture(file, size) for file, _ in files]
     bad = [f"  {picture}" for picture in pictures if isinstance(picture, str)]
     if bad:
         more = f"\n  and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
@@ -126,17 +152,14 @@ def _picture(file: Path, size: int) -> np.ndarray | str:
     """The picture as uint8 (size, size, 3), or a line that says why it cannot be read."""
     try:
         with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
+            opened.draft(None, (4 * size, 4 * size))  # a large JPEG: decoded at 1/2, 1/4 or 1/8
+            ImageOps.exif_transpose(opened, in_place=True)
+            image = opened
             if image.mode.startswith("I"):  # 16 bits a pixel: keep the high byte
-                image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+                high = (np.asarray(image) // 256).clip(0, 255)
+                image = Image.fromarray(high.astype(np.uint8))
             image = image.convert("RGB")
-    except (
-        UnidentifiedImageError,
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ) as error:
+    except Exception as error:  # on damaged files the many decoders raise almost anything
         return f"{file}: {type(error).__name__}: {error}"
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)

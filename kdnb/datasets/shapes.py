@@ -127,9 +127,7 @@ def draw(count: int, *, seed: int, cue: float = 0.0, cue_tells: bool = True) -> 
     return Part(images, labels, masks)
 
 
-def _paint(
-    labels: Tensor, generator: torch.Generator, cue: float, cue_tells: bool
-) -> tuple[Tensor, Tensor]:
+def _paint(labels: Tensor, generator: torch.Generator, cue: float, cue_tells: bool) -> tuple[Tensor, Tensor]:
     count = len(labels)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:

@@ -98,8 +98,8 @@ EXERCISES = {
             ),
             Mutant(
                 "mean over classes too",
-                lambda s, t, T: T**2 * _divergence(s, t, "mean", T, T),
-                "reduction='mean' divides by B * K; a divergence is a sum over classes: use 'batchmean'.",
+                lambda s, t, T: T**2 * _divergence(s, t, "batchmean", T, T) / s.shape[1],
+                "reduction='mean' divides by B * K; a divergence sums over classes: 'batchmean'.",
             ),
             Mutant(
                 "arguments swapped",
@@ -118,7 +118,7 @@ EXERCISES = {
                 "the loss grows with the batch; use reduction='batchmean'.",
             ),
         ),
-        advice="T**2 * F.kl_div(log_softmax(student / T), softmax(teacher / T), reduction='batchmean').",
+        advice="T**2 * F.kl_div(log_softmax(s / T), softmax(t / T), reduction='batchmean').",
     ),
     "class_similarity": Exercise(
         reference=class_similarity,
@@ -135,7 +135,7 @@ EXERCISES = {
                 "the diagonal says how sure the network is, not what resembles what: set it to 0.",
             ),
         ),
-        advice="average the soft labels of each class's pictures, then symmetrise, then zero the diagonal.",
+        advice="average each class's soft labels, then symmetrise, then zero the diagonal.",
     ),
     "teacher_must_not_learn": Exercise(
         reference=kd_loss_detached,
@@ -158,4 +158,8 @@ EXERCISES = {
     ),
 }
 
-QUESTIONS = {"hot_labels": "", "why_t_squared": "", "control": ""}
+QUESTIONS = {
+    "hot_labels": "0deea842288c",
+    "why_t_squared": "d0649b093ecb",
+    "control": "e1c6bf4dc26b",
+}

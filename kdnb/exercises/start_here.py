@@ -104,8 +104,12 @@ EXERCISES = {
                 "the sign is turned: treated minus baseline, so that better is above 0.",
             ),
         ),
-        advice="mean of the differences, plus and minus t(0.975, n - 1) * std / sqrt(n), std with n - 1.",
+        advice="mean of the differences, plus and minus t(0.975, n - 1) * s / sqrt(n).",
     ),
 }
 
-QUESTIONS = {"who_wins": "", "which_mistakes": "", "how_sure": ""}
+QUESTIONS = {
+    "who_wins": "dbccf3f69a15",
+    "which_mistakes": "8c3adf6ff503",
+    "how_sure": "b500acdc6cd6",
+}

@@ -71,9 +71,7 @@ def run(notebooks: list[Notebook], order: Order) -> Iterator[Progress | Outcome]
     return _run(notebooks, order, read_summary(order.out))
 
 
-def _run(
-    notebooks: list[Notebook], order: Order, records: dict[str, dict]
-) -> Iterator[Progress | Outcome]:
+def _run(notebooks: list[Notebook], order: Order, records: dict[str, dict]) -> Iterator[Progress | Outcome]:
     hashes = {notebook.stem: notebook.source for notebook in notebooks}
     waiting = []
     for notebook in notebooks:
@@ -107,8 +105,7 @@ def read_summary(out: Path) -> dict[str, dict]:
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise InputError(
-            f"The output folder {out} cannot be written: {error.strerror}. Choose another one with "
-            "--out."
+            f"The output folder {out} cannot be written: {error.strerror}. Choose another one with --out."
         ) from error
     path = out / "summary.json"
     if not path.exists():

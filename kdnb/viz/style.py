@@ -1,10 +1,16 @@
 """How every figure looks: colours by role, sizes, and the caption that goes with it."""
 
+from collections.abc import Callable
+from functools import wraps
 from io import BytesIO
+from typing import ParamSpec, TypeVar
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+
+Arguments = ParamSpec("Arguments")
+Drawn = TypeVar("Drawn")
 
 # Okabe-Ito colours with fixed roles; marker and line style vary with colour.
 COLOURS = {
@@ -40,10 +46,15 @@ STYLE = {
 }
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options):
-    """A figure in the house style, ``width`` x ``height`` inches, and its array of Axes."""
-    with mpl.rc_context(STYLE):
-        return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)
+def styled(draw: Callable[Arguments, Drawn]) -> Callable[Arguments, Drawn]:
+    """A figure function that draws in the house style, and leaves matplotlib's settings alone."""
+
+    @wraps(draw)
+    def in_style(*arguments: Arguments.args, **options: Arguments.kwargs) -> Drawn:
+        with mpl.rc_context(STYLE):
+            return draw(*arguments, **options)
+
+    return in_style
 
 
 def show(figure: Figure, caption: str) -> None:

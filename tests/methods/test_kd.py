@@ -1,0 +1,88 @@
+import copy
+
+import pytest
+import torch
+import torchvision
+
+from kdnb.errors import InputError
+from kdnb.functional import kd_loss, label_loss
+from kdnb.methods import KD, LabelsOnly
+from kdnb.networks import build
+from kdnb.testing import contract
+
+
+def make_kd(**options) -> KD:
+    return KD(build("resnet8", classes=10, seed=0), build("resnet14", classes=10, seed=1), **options)
+
+
+def test_kd_keeps_the_contract(batch):
+    assert len(contract(make_kd(), *batch)) == 10
+
+
+def test_kd_takes_models_we_did_not_write(batch):
+    teacher = torchvision.models.resnet18(weights=None, num_classes=10)
+    student = torchvision.models.mobilenet_v2(weights=None, num_classes=10, dropout=0.0)
+    contract(KD(student, teacher), *batch)
+
+
+def test_terms_are_the_weighted_losses(batch):
+    method = make_kd(temperature=3.0, label_weight=0.3, soft_weight=2.0).eval()
+    images, labels = batch
+    terms = method(images, labels, 0.0)
+    student, teacher = method.student(images), method.teacher(images)
+    torch.testing.assert_close(terms["student/label"], 0.3 * label_loss(student, labels))
+    torch.testing.assert_close(terms["student/soft"], 2.0 * kd_loss(student, teacher, 3.0))
+
+
+def test_a_student_equal_to_its_teacher_has_no_soft_loss(batch):
+    teacher = build("resnet8", classes=10)
+    method = KD(copy.deepcopy(teacher), teacher).eval()
+    assert method(*batch, 0.0)["student/soft"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_another_teacher_gives_another_gradient(batch):
+    gradients = []
+    for seed in (1, 2):
+        teacher = build("resnet14", classes=10, seed=seed)
+        method = KD(build("resnet8", classes=10, seed=0), teacher, label_weight=0.0)
+        sum(method(*batch, 0.0).values()).backward()
+        gradients.append(method.student.head.weight.grad)
+    assert not torch.allclose(*gradients)
+
+
+def test_without_the_soft_term_the_step_is_the_baselines_bit_for_bit(batch):
+    stepped = []
+    for make in (LabelsOnly, lambda net: KD(net, build("resnet14", classes=10), **weights)):
+        weights = {"label_weight": 1.0, "soft_weight": 0.0}
+        method = make(build("resnet8", classes=10, seed=0))
+        (optimizer,) = method.optimizers(0.1)
+        sum(method(*batch, 0.0).values()).backward()
+        optimizer.step()
+        stepped.append(method.student.state_dict())
+    assert all(torch.equal(value, stepped[1][name]) for name, value in stepped[0].items())
+
+
+def test_permuting_the_batch_changes_nothing(batch):
+    images, labels = batch
+    order = torch.tensor([3, 1, 7, 0, 2, 6, 5, 4])
+    method = make_kd().double().eval()
+    here, there = method(images.double(), labels, 0.0), method(images[order].double(), labels[order], 0.0)
+    for name in here:
+        torch.testing.assert_close(here[name], there[name])
+
+
+@pytest.mark.parametrize("temperature", [0.0, -2.0, float("nan")])
+def test_bad_temperatures_are_refused_at_once(temperature):
+    with pytest.raises(InputError, match="temperature must be"):
+        make_kd(temperature=temperature)
+
+
+@pytest.mark.parametrize("name", ["label_weight", "soft_weight"])
+def test_negative_weights_are_refused(name):
+    with pytest.raises(InputError, match=f"{name} must be .* found -1"):
+        make_kd(**{name: -1})
+
+
+def test_networks_of_different_classes_are_refused():
+    with pytest.raises(InputError, match="student has 10 classes and the teacher 12"):
+        KD(build("resnet8", classes=10), build("resnet8", classes=12))

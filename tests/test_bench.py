@@ -1,0 +1,53 @@
+"""Speed is measured on every machine; that the numbers are numbers is tested here."""
+
+from math import isfinite
+
+import pytest
+import torch
+
+from kdnb.bench import matmul_rate, table, training_steps
+
+KEYS = [
+    "network",
+    "ms",
+    "fp32_ms",
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+    "matmul_share",
+    "loading_share",
+]
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, float | str]]:
+    return list(training_steps(("resnet8",), batch_size=4, steps=1, rounds=2, device="cpu"))
+
+
+def test_a_row_has_the_documented_columns(rows):
+    [row] = rows
+    assert list(row) == KEYS
+    assert row["network"] == "resnet8"
+    assert all(isfinite(row[key]) and row[key] > 0 for key in KEYS[1:])
+    assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+
+
+def test_the_table_shows_shares_in_percent_and_leaves_the_rows(rows):
+    row = {"network": "resnet8", "ms": 1.5, "matmul_share": 0.25, "loading_share": 0.5}
+    header, _, values = table([row]).splitlines()
+    assert header.split() == ["ms", "matmul_%", "loading_%"]
+    assert values.split() == ["resnet8", "1.5", "25.0", "50.0"]
+    assert row["matmul_share"] == 0.25
+    assert "resnet8" in table(rows)
+
+
+def test_a_row_comes_as_soon_as_it_is_measured():
+    found = training_steps(("resnet8", "unknown"), batch_size=2, steps=1, rounds=1, device="cpu")
+    assert next(found)["network"] == "resnet8"
+
+
+def test_measuring_leaves_the_random_state_alone():
+    before = torch.get_rng_state()
+    assert matmul_rate(torch.device("cpu"), False, size=64) > 0
+    list(training_steps(("resnet8",), batch_size=2, steps=1, rounds=1, device="cpu"))
+    assert torch.equal(torch.get_rng_state(), before)

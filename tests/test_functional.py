@@ -1,0 +1,104 @@
+from math import log
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdnb.errors import InputError
+from kdnb.functional import at_least_float32, correct, kd_loss, label_loss, soft_labels
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def wave(*shape: int, a: float, b: float, scale: float = 1.0) -> torch.Tensor:
+    """scale * sin(a i + b) over the flat index: the generator of methods.md 12."""
+    count = int(np.prod(shape))
+    return scale * torch.sin(a * torch.arange(count, dtype=torch.float64) + b).reshape(shape)
+
+
+@pytest.mark.parametrize(("file", "temperature"), [("kd", 4.0), ("kd_t2", 2.0)])
+def test_kd_loss_gives_the_reference_values(file, temperature):
+    reference = np.load(FIXTURES / f"{file}.npz")
+    inputs = {name: torch.from_numpy(reference[name]) for name in reference.files}
+    student = inputs["in/student0"].requires_grad_()
+    loss = kd_loss(student, inputs["in/teacher0"], temperature)
+    loss.backward()
+    torch.testing.assert_close(loss, inputs["out/loss"].reshape(()), rtol=1e-9, atol=0)
+    torch.testing.assert_close(student.grad, inputs["out/grad_student0"], rtol=1e-9, atol=1e-15)
+
+
+def test_kd_loss_gives_the_published_closed_form():
+    student = wave(8, 10, a=0.7, b=0.1, scale=3).requires_grad_()
+    loss = kd_loss(student, wave(8, 10, a=0.9, b=0.4, scale=3), 4.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(4.27605170597, rel=1e-9)
+    assert student.grad.abs().sum().item() == pytest.approx(2.297142367, rel=1e-9)
+
+
+def test_kd_loss_is_zero_for_logits_that_differ_by_a_constant():
+    logits = wave(4, 6, a=0.3, b=0.2)
+    assert kd_loss(logits + 5, logits, 2.0).item() == pytest.approx(0, abs=1e-14)
+
+
+def test_kd_gradient_does_not_shrink_with_temperature():
+    """For high T it tends to (student - teacher) / (B K) of centred logits: Hinton et al., eq. 4."""
+    student, teacher = wave(4, 6, a=0.3, b=0.2), wave(4, 6, a=0.5, b=0.9)
+    student, teacher = student - student.mean(1, True), teacher - teacher.mean(1, True)
+    student.requires_grad_()
+    kd_loss(student, teacher, 1e4).backward()
+    torch.testing.assert_close(student.grad, (student.detach() - teacher) / 24, rtol=1e-3, atol=1e-6)
+
+
+def test_kd_loss_is_a_mean_over_the_batch():
+    student, teacher = wave(4, 6, a=0.3, b=0.2), wave(4, 6, a=0.5, b=0.9)
+    doubled = kd_loss(student.repeat(2, 1), teacher.repeat(2, 1), 4.0)
+    torch.testing.assert_close(doubled, kd_loss(student, teacher, 4.0))
+
+
+def test_kd_loss_reaches_the_teacher_unless_detached():
+    teacher = wave(4, 6, a=0.5, b=0.9).requires_grad_()
+    kd_loss(wave(4, 6, a=0.3, b=0.2), teacher, 4.0).backward()
+    assert teacher.grad.abs().sum() > 0
+
+
+def test_losses_of_half_precision_logits_are_float32():
+    logits = wave(4, 6, a=0.3, b=0.2).to(torch.bfloat16)
+    assert kd_loss(logits, logits + 1).dtype == torch.float32
+    assert label_loss(logits, torch.arange(4)).dtype == torch.float32
+    assert at_least_float32(logits.double()).dtype == torch.float64
+
+
+def test_kd_loss_survives_logits_whose_probabilities_underflow():
+    student = torch.tensor([[0.0, -2000.0]], requires_grad=True)
+    kd_loss(student, torch.tensor([[-2000.0, 0.0]]), 1.0).backward()
+    assert student.grad.isfinite().all()
+    assert student.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_that_is_not_above_zero_is_refused(temperature):
+    with pytest.raises(InputError, match="temperature must be a finite number above 0"):
+        kd_loss(torch.zeros(2, 3), torch.zeros(2, 3), temperature)
+    with pytest.raises(InputError, match="temperature"):
+        soft_labels(torch.zeros(2, 3), temperature)
+
+
+def test_logits_of_different_classes_are_refused_not_broadcast():
+    with pytest.raises(InputError, match=r"\(2, 3\).*\(2, 1\)"):
+        kd_loss(torch.zeros(2, 3), torch.zeros(2, 1))
+
+
+def test_soft_labels_flatten_with_temperature():
+    logits = torch.tensor([[0.0, log(3.0)]], dtype=torch.float64)
+    assert soft_labels(logits, 1.0)[0].tolist() == pytest.approx([0.25, 0.75])
+    assert soft_labels(logits, 1e9)[0].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_label_loss_of_uniform_logits_is_log_k():
+    assert label_loss(torch.zeros(5, 7), torch.arange(5)).item() == pytest.approx(log(7))
+
+
+def test_correct_compares_along_the_classes():
+    logits = torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, 3.0]])
+    assert correct(logits, torch.tensor([1, 0])).tolist() == [True, False]

@@ -1,0 +1,109 @@
+import pytest
+import torch
+
+from kdnb.errors import InputError
+from kdnb.networks import NETWORKS, ResNet, build, cost
+
+# name: (parameters at K = 100, million MACs), methods.md 1.1
+COSTS = {
+    "resnet8": (83_892, 12.5),
+    "resnet14": (181_108, 26.7),
+    "resnet20": (278_324, 40.8),
+    "resnet32": (472_756, 69.1),
+    "resnet44": (667_188, 97.4),
+    "resnet56": (861_620, 125.8),
+    "resnet110": (1_736_564, 253.2),
+    "resnet8x4": (1_233_540, 177.1),
+    "resnet32x4": (7_433_860, 1083.0),
+}
+
+
+def test_every_network_has_a_known_cost():
+    assert set(COSTS) == set(NETWORKS)
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_parameters_and_macs(name):
+    found = cost(build(name, classes=100))
+    assert found.parameters == COSTS[name][0]
+    assert found.macs / 1e6 == pytest.approx(COSTS[name][1], abs=0.05)
+
+
+@pytest.mark.parametrize(("name", "width"), [("resnet8", 1), ("resnet20", 1), ("resnet8x4", 4)])
+def test_taps_have_the_declared_shapes_and_signs(name, width):
+    net = build(name, classes=7).eval()
+    features = net.features(torch.randn(2, 3, 32, 32))
+    stem = 32 if width == 4 else 16
+    assert features.stem.shape == (2, stem, 32, 32)
+    sizes = [(2, 16 * width, 32, 32), (2, 32 * width, 16, 16), (2, 64 * width, 8, 8)]
+    assert [map.shape for map in features.maps] == sizes
+    declared = [(2, c, 32 // r, 32 // r) for c, r in zip(net.channels, net.reductions, strict=True)]
+    assert declared == sizes
+    assert features.embedding.shape == (2, 64 * width)
+    assert features.logits.shape == (2, net.classes) == (2, 7)
+    for map in (features.stem, *features.maps):
+        assert map.min() == 0  # after a ReLU
+    assert torch.equal(features.embedding, features.maps[-1].mean((2, 3)))
+    assert torch.equal(features.logits, net.head(features.embedding))
+
+
+def test_forward_gives_the_logits_of_features():
+    net, images = build("resnet8", classes=5).eval(), torch.randn(2, 3, 20, 20)
+    assert torch.equal(net(images), net.features(images).logits)
+
+
+def test_convolutions_start_kaiming_normal_fan_out():
+    net = build("resnet32x4", classes=10)
+    for module in net.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            fan_out = module.out_channels * module.kernel_size[0] ** 2
+            expected = (2 / fan_out) ** 0.5
+            assert module.weight.std().item() == pytest.approx(expected, rel=0.06)
+            assert module.bias is None
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.weight.eq(1).all()
+            assert module.bias.eq(0).all()
+
+
+def test_only_blocks_that_change_shape_have_a_shortcut_convolution():
+    narrow, wide = build("resnet20", classes=10), build("resnet8x4", classes=10)
+    shortcuts = [n for n, _ in narrow.named_modules() if n.endswith("shortcut.0")]
+    assert shortcuts == ["stages.1.0.shortcut.0", "stages.2.0.shortcut.0"]
+    assert "stages.0.0.shortcut.0" in dict(wide.named_modules())
+
+
+def test_a_seed_gives_the_same_network_and_leaves_the_global_state():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    one, same, other = (build("resnet8", classes=4, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(one.head.weight, same.head.weight)
+    assert not torch.equal(one.head.weight, other.head.weight)
+
+
+def test_every_relu_is_used_once_and_not_in_place():
+    calls, net = [], build("resnet14", classes=3)
+    for module in net.modules():
+        if isinstance(module, torch.nn.ReLU):
+            assert not module.inplace
+            module.register_forward_hook(lambda m, i, o: calls.append(m))
+    net(torch.randn(1, 3, 8, 8))
+    assert len(calls) == len(set(calls)) == 13
+
+
+def test_an_unknown_network_names_the_nearest():
+    with pytest.raises(InputError, match="'resnet_20'. Did you mean 'resnet20'"):
+        build("resnet_20", classes=10)
+
+
+@pytest.mark.parametrize("classes", [1, 0, -3])
+def test_one_class_is_no_classifier(classes):
+    with pytest.raises(InputError, match=f"at least 2 classes, found {classes}"):
+        build("resnet8", classes=classes)
+
+
+@pytest.mark.parametrize("depth", [2, 9, 21])
+def test_depths_are_6n_plus_2(depth):
+    with pytest.raises(ValueError, match=f"6n \\+ 2.*found {depth}"):
+        ResNet(depth, 10)

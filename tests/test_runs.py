@@ -1,0 +1,448 @@
+"""Runs on disk: found, repeated, interrupted at any moment, resumed to the same bits."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from signal import SIGKILL
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from kdnb import __version__, runs
+from kdnb.checkpoints import load_network, load_state
+from kdnb.errors import InputError
+from kdnb.methods import LabelsOnly
+from kdnb.runs import Record, run
+from kdnb.spec import Spec
+
+
+def make_pictures(root: Path, names: tuple[str, ...] = ("left", "right"), count: int = 20) -> Path:
+    """A folder of 8 x 8 pictures whose classes differ in brightness, and so can be learned."""
+    generator = np.random.default_rng(0)
+    for number, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = generator.integers(60 * number, 120 + 60 * number, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    return make_pictures(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.fixture(scope="module")
+def spec(pictures) -> Spec:
+    options = {"size": 8, "pad": 1, "epochs": 3, "batch_size": 8, "seed": 1}
+    return Spec("labels-only", data=str(pictures), **options)
+
+
+@pytest.fixture(scope="module")
+def whole(spec, tmp_path_factory) -> Path:
+    """The folder of a run that nothing interrupted. Tests read it and leave it alone."""
+    out = tmp_path_factory.mktemp("whole")
+    run(spec, out=out)
+    return out / spec.name
+
+
+def assert_same_result(folder: Path, expected: Path) -> None:
+    name = "student.safetensors"
+    assert (folder / name).read_bytes() == (expected / name).read_bytes()
+    histories = [pd.read_csv(path / "history.csv") for path in (folder, expected)]
+    pd.testing.assert_frame_equal(*[table.drop(columns="seconds") for table in histories])
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def stop_after(epochs: int):
+    def report(row):
+        if row["epoch"] == epochs:
+            raise KeyboardInterrupt
+
+    return report
+
+
+def interrupt(spec: Spec, out: Path, epochs: int = 1) -> Path:
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, out=out, report=stop_after(epochs))
+    return out / spec.name
+
+
+# What a run leaves
+
+
+def test_a_run_leaves_a_record_a_history_a_network_and_a_state(spec, whole):
+    names = {path.name for path in whole.iterdir()}
+    [tensors] = [name for name in names if name.startswith("state-")]
+    assert names == {"run.json", "history.csv", "student.safetensors", "state.json", tensors}
+
+    content = json.loads((whole / "run.json").read_text())
+    record = Record(**content)
+    assert list(content) == [field.name for field in fields(Record)]
+    assert Spec(**record.spec) == spec
+    assert record == runs.read(whole)
+    assert record.versions["kdnb"] == __version__
+    assert set(record.versions) == {"kdnb", "torch", "torchvision", "python"}
+    assert record.teacher is None
+    assert record.seconds > 0
+    assert set(record.metrics) == {"student"}
+
+    history = pd.read_csv(whole / "history.csv")
+    assert history["epoch"].tolist() == [1, 2, 3]
+    expected = ["epoch", "lr", "seconds", "student/label", "validation/student", "test/student"]
+    assert list(history) == expected
+    assert history["student/label"].iloc[-1] < history["student/label"].iloc[0], "it learns"
+    assert record.metrics["student"]["last"] == history["test/student"].iloc[-1]
+
+
+def test_the_kept_network_is_the_trained_one_with_its_classes_and_checksum(spec, whole):
+    saved = load_network(whole, expected="resnet8")
+    assert saved.classes == ("left", "right")
+    state = load_state(whole)["train"]["method"]
+    weights = {name.removeprefix("student."): value for name, value in state.items()}
+    assert all(value.equal(weights[name]) for name, value in saved.net.state_dict().items())
+    assert runs.read(whole).student == runs._checksum(whole / "student.safetensors")
+
+
+def test_nothing_kept_tells_where_it_was_made(pictures, monkeypatch, tmp_path, spec):
+    monkeypatch.chdir(pictures.parent)
+    here = replace(spec, data="pictures", epochs=1)
+    run(here, out=tmp_path / "made" / "here")
+    folder = tmp_path / "made" / "here" / here.name
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        for place in (tmp_path, pictures.parent, Path.home(), Path(sys.prefix), runs.PROJECT):
+            assert bytes(place) not in content, path.name
+    assert not [word for word in (folder / "run.json").read_text().split('"') if word[:1] == "/"]
+
+
+def test_report_gets_the_rows_of_the_history(spec, tmp_path):
+    rows = []
+    run(replace(spec, epochs=2), out=tmp_path, report=rows.append)
+    [path] = tmp_path.rglob("history.csv")
+    pd.testing.assert_frame_equal(pd.DataFrame(rows), pd.read_csv(path))
+
+
+def test_last_selected_and_best_are_told_apart(spec, tmp_path, monkeypatch):
+    accuracies = iter([10, 90, 80, 55, 80, 60])  # validation and test, epoch by epoch
+    monkeypatch.setattr(runs, "evaluate", lambda *_, **__: {"student": float(next(accuracies))})
+    metrics = run(spec, out=tmp_path).metrics["student"]
+    assert metrics == {
+        "last": 60,
+        "selected": 55,  # of two epochs with the best validation accuracy the first
+        "selected_epoch": 2,
+        "best": 90,
+        "best_epoch": 1,
+    }
+
+
+def test_weight_decay_and_the_number_of_labels_are_used(spec, whole, tmp_path):
+    for other in (replace(spec, weight_decay=0.1), replace(spec, labels=4)):
+        run(other, out=tmp_path)
+        name = "student.safetensors"
+        assert (tmp_path / other.name / name).read_bytes() != (whole / name).read_bytes()
+
+
+# Found, repeated, tabulated
+
+
+def test_a_finished_run_is_found_and_not_repeated(spec, whole, monkeypatch):
+    monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("it trained again"))
+    before = {path: path.stat().st_mtime_ns for path in whole.iterdir()}
+    assert run(spec, out=whole.parent) == runs.read(whole)
+    assert {path: path.stat().st_mtime_ns for path in whole.iterdir()} == before
+
+
+def test_again_repeats_a_finished_run_to_the_same_bits(spec, whole, tmp_path):
+    run(spec, out=tmp_path)
+    path = tmp_path / spec.name / "run.json"
+    before = path.stat().st_mtime_ns
+    run(spec, out=tmp_path, again=True)
+    assert path.stat().st_mtime_ns > before
+    assert_same_result(path.parent, whole)
+
+
+def test_again_forgets_the_earlier_run_at_once(spec, tmp_path, monkeypatch):
+    run(spec, out=tmp_path)
+
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LabelsOnly, "losses", broken)
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, out=tmp_path, again=True)
+    assert load_state(tmp_path / spec.name) is None, "else --resume would find the old end"
+    with pytest.raises(InputError, match="not the record"):
+        runs.read(tmp_path / spec.name)
+
+
+def test_the_table_has_a_row_a_learner(spec, whole, tmp_path):
+    other = replace(spec, seed=2, epochs=1)
+    run(other, out=tmp_path / "deeper")
+    (tmp_path / spec.name).symlink_to(whole)
+    table = runs.table(whole.parent)
+    assert len(table) == 1
+    row = table.iloc[0]
+    metrics = runs.read(whole).metrics["student"]
+    expected = asdict(spec) | {"learner": "student"} | metrics
+    assert {name: row[name] for name in expected} == expected
+    assert list(runs.table(tmp_path / "deeper")["seed"]) == [2]
+    assert runs.table(tmp_path / "nothing").empty
+
+
+def test_the_table_shows_every_option_given_or_not(spec, whole, tmp_path):
+    chosen = replace(spec, method="kd", teacher=str(whole), epochs=1, options={"temperature": 2.0})
+    run(chosen, out=tmp_path)
+    row = runs.table(tmp_path).iloc[0]
+    assert (row["temperature"], row["soft_weight"]) == (2.0, 0.9)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"spec": {}}'])
+def test_a_damaged_record_is_an_error(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(InputError, match=r"run\.json is not the record of a finished run"):
+        runs.read(tmp_path)
+
+
+# Interrupted and resumed
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32", "fp64"])
+def test_a_resumed_run_ends_in_the_same_bits(spec, tmp_path, precision):
+    chosen = replace(spec, precision=precision)
+    run(chosen, out=tmp_path / "whole")
+    interrupt(chosen, tmp_path / "parts", epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(chosen, out=tmp_path / "parts", resume=True, report=stop_after(2))
+    run(chosen, out=tmp_path / "parts", resume=True)
+    assert_same_result(tmp_path / "parts" / chosen.name, tmp_path / "whole" / chosen.name)
+
+
+def test_an_interrupted_run_is_not_overwritten_unasked(spec, whole, tmp_path):
+    folder = interrupt(spec, tmp_path)
+    before = (folder / "state.json").read_bytes()
+    with pytest.raises(InputError, match=r"1 of 3 epochs\).*--resume.*--force"):
+        run(spec, out=tmp_path)
+    assert (folder / "state.json").read_bytes() == before
+    run(spec, out=tmp_path, again=True)
+    assert_same_result(folder, whole)
+
+
+def test_a_run_that_was_never_begun_can_be_resumed(spec, whole, tmp_path):
+    run(spec, out=tmp_path, resume=True)
+    assert_same_result(tmp_path / spec.name, whole)
+
+
+def test_seconds_count_all_sittings(spec, tmp_path):
+    state = load_state(interrupt(spec, tmp_path))
+    runs.save_state(state | {"seconds": 1000.0}, tmp_path / spec.name)
+    assert 1000 < run(spec, out=tmp_path, resume=True).seconds < 1100
+
+
+def test_a_run_is_not_resumed_on_other_data(spec, tmp_path):
+    data = make_pictures(tmp_path / "mine")
+    mine = replace(spec, data=str(data))
+    interrupt(mine, tmp_path)
+    Image.new("RGB", (8, 8)).save(data / "left" / "0.png")
+    with pytest.raises(InputError, match=r"The data of the interrupted run .* changed"):
+        run(mine, out=tmp_path, resume=True)
+
+
+def test_a_run_is_not_resumed_with_another_teacher(spec, whole, tmp_path):
+    teacher = tmp_path / "teacher.safetensors"
+    teacher.write_bytes((whole / "student.safetensors").read_bytes())
+    distilled = replace(spec, method="kd", teacher=str(teacher))
+    interrupt(distilled, tmp_path)
+    run(replace(spec, seed=9), out=tmp_path / "other")
+    [other] = (tmp_path / "other").rglob("student.safetensors")
+    teacher.write_bytes(other.read_bytes())
+    with pytest.raises(InputError, match=r"The teacher of the interrupted run .* changed"):
+        run(distilled, out=tmp_path, resume=True)
+
+
+PATCHED = """
+import os, resource, sys
+from pathlib import Path
+from signal import SIGKILL
+
+from kdnb import runs
+from kdnb.cli import main
+from kdnb.methods import LabelsOnly
+
+def count(owner, name, meets, moment, act):
+    "Calls act just before the call number moment of owner.name whose arguments meet the condition."
+    original, calls = getattr(owner, name), []
+    def counted(*arguments, **options):
+        calls.append(meets(*arguments))
+        if calls[-1] and sum(calls) == moment:
+            act()
+        return original(*arguments, **options)
+    setattr(owner, name, counted)
+
+def die():
+    os.kill(os.getpid(), SIGKILL)
+
+def fill_the_disk():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # Python ignores SIGXFSZ
+
+anything = lambda *_: True
+onto = lambda start: lambda self, target, *_: Path(target).name.startswith(start)
+{patch}
+sys.argv = ["kdnb", "train", *sys.argv[1:]]
+main()
+"""
+
+MOMENTS = {
+    "in the first epoch": "count(LabelsOnly, 'losses', anything, 2, die)",
+    "in the second epoch": "count(LabelsOnly, 'losses', anything, 6, die)",
+    "between an epoch and its state": "count(runs, 'evaluate', anything, 4, die)",
+    "in writing the tensors": "count(os, 'fsync', anything, 4, die)",  # 1 claims the folder
+    "in writing the state": "count(os, 'fsync', anything, 5, die)",
+    "before the tensors' name": "count(Path, 'replace', onto('state-'), 2, die)",
+    "between tensors and state": "count(Path, 'replace', onto('state.json'), 2, die)",
+    "before the old state is removed": (
+        "count(Path, 'unlink', lambda self, **_: self.name.startswith('state-'), 1, die)"
+    ),
+    "before the record": "count(Path, 'replace', onto('run.json'), 1, die)",
+}
+
+
+def words_of(spec: Spec, out: Path) -> list[str]:
+    words = [spec.method]
+    for name in ("data", "size", "pad", "epochs", "batch_size", "seed"):
+        words += [f"--{name.replace('_', '-')}", str(getattr(spec, name))]
+    return [*words, "--out", str(out)]
+
+
+def patched_train(patch: str, spec: Spec, out: Path) -> subprocess.CompletedProcess:
+    script = out / "script.py"
+    script.write_text(PATCHED.replace("{patch}", patch))
+    command = [sys.executable, str(script), *words_of(spec, out)]
+    options = {"capture_output": True, "text": True, "timeout": 300, "check": False}
+    return subprocess.run(command, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(spec, whole, tmp_path, moment):
+    killed = patched_train(MOMENTS[moment], spec, tmp_path)
+    assert killed.returncode == -SIGKILL, killed.stderr
+    folder = tmp_path / spec.name
+    assert not (folder / "run.json").exists()
+    state = load_state(folder)
+    finished = killed.stderr.count("epoch ")
+    assert (len(state["history"]) if state else 0) - finished in (0, 1)
+    run(spec, out=tmp_path, resume=True)
+    for left in folder.glob(".*"):
+        left.unlink()  # what a kill leaves half-written is a hidden neighbour, never the file
+    assert_same_result(folder, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "count(runs, 'save_state', anything, 2, fill_the_disk)",  # no room for the tensors
+        "count(Path, 'replace', onto('state-'), 2, fill_the_disk)",  # none for what names them
+    ],
+)
+def test_a_full_disk_leaves_the_earlier_state(spec, whole, tmp_path, patch):
+    full = patched_train(patch, spec, tmp_path)
+    folder = tmp_path / spec.name
+    assert full.returncode == 2
+    assert "Traceback" not in full.stderr
+    assert full.stderr.splitlines()[-1].startswith(f"kdnb: Could not write {folder}")
+    assert "Free some space" in full.stderr
+    assert not list(folder.glob(".*")), "the half-written file is gone"
+    assert len(load_state(folder)["history"]) == 1
+    run(spec, out=tmp_path, resume=True)
+    assert_same_result(folder, whole)
+
+
+# Teachers
+
+
+@pytest.fixture
+def distilled(spec, whole) -> Spec:
+    return replace(spec, method="kd", teacher=str(whole), epochs=1)
+
+
+def test_the_teacher_is_recorded_by_its_checksum(distilled, whole, tmp_path):
+    record = run(distilled, out=tmp_path)
+    assert record.teacher == runs._checksum(whole / "student.safetensors")
+    file = replace(distilled, teacher=str(whole / "student.safetensors"))
+    assert run(file, out=tmp_path).student == record.student
+
+
+def test_students_of_different_methods_start_alike(distilled, spec):
+    data = runs.datasets.load(spec.data, size=8)
+    students = [runs.assemble(chosen, data)[0].student for chosen in (distilled, spec)]
+    for one, other in zip(*(student.parameters() for student in students), strict=True):
+        assert one.equal(other)
+
+
+def bad_teacher(kind: str, whole: Path, folder: Path) -> Path | None:
+    if kind == "none for these data":
+        return None
+    content = (whole / "student.safetensors").read_bytes()
+    lengths = {"truncated": len(content) // 2, "a few bytes": 5, "empty": 0}
+    path = folder / f"{kind}.safetensors"
+    if kind in lengths:
+        path.write_bytes(content[: lengths[kind]])
+    if kind == "foreign":
+        path.write_text("not a network " * 1000)
+    if kind == "an empty folder":
+        path.mkdir()
+    return path
+
+
+BAD_TEACHERS = {
+    "missing": "There is no network file at",
+    "truncated": "is truncated or not a safetensors file",
+    "a few bytes": "is truncated or not a safetensors file",
+    "empty": "is truncated or not a safetensors file",
+    "foreign": "is truncated or not a safetensors file",
+    "an empty folder": "There is no network file at",
+    "none for these data": "kd needs a teacher for",
+}
+
+
+@pytest.mark.parametrize("kind", BAD_TEACHERS)
+def test_a_bad_teacher_is_an_error_and_nothing_is_written(distilled, whole, tmp_path, kind):
+    path = bad_teacher(kind, whole, tmp_path)
+    chosen = replace(distilled, teacher=path and str(path))
+    with pytest.raises(InputError, match=BAD_TEACHERS[kind]):
+        run(chosen, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("names", [("left", "wrong"), ("left", "middle", "right"), ("a", "b")])
+def test_a_teacher_of_other_classes_is_an_error(distilled, tmp_path, names):
+    other = replace(distilled, data=str(make_pictures(tmp_path / "other", names)))
+    with pytest.raises(InputError, match=f"knows the classes left, right.*{', '.join(names)}"):
+        run(other, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# Where nothing can be written
+
+
+@pytest.mark.parametrize("place", ["file", "file/deeper"])
+def test_a_folder_that_cannot_be_written_is_found_before_training(spec, tmp_path, place, monkeypatch):
+    (tmp_path / "file").write_text("kept")
+    monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("training began"))
+    with pytest.raises(InputError, match="Could not write"):
+        run(spec, out=tmp_path / place)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_without_git_the_code_version_is_unknown(monkeypatch, tmp_path):
+    monkeypatch.setattr(runs, "PROJECT", tmp_path)
+    assert runs._code_version() == "unknown"
+    monkeypatch.setenv("PATH", os.devnull)
+    assert runs._code_version() == "unknown"

@@ -1,0 +1,187 @@
+"""Figures: Axes out, text large enough to read, no torch, and a caption as alternative text."""
+
+import subprocess
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.text import Text
+
+from kdnb import viz
+
+
+@pytest.fixture(autouse=True)
+def _no_windows():
+    backend = plt.get_backend()
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+    plt.switch_backend(backend)
+
+
+RANDOM = np.random.default_rng(0)
+NAMES = ["cat", "dog", "owl"]
+LEDGER = pd.DataFrame(
+    [[0.5, 0.0], [123.0, 2e-4]],
+    index=["student/label", "student/soft"],
+    columns=["student", "teacher"],
+)
+
+
+def draw_all(kind=np.asarray) -> dict:
+    """Every figure, its arrays given as ``kind``."""
+    square = [[1.0, 0.2, 0.3], [0.2, 1.0, 0.1], [0.3, 0.1, 1.0]]
+    roles = {"KD": "student", "labels only": "baseline"}
+    return {
+        "picture_grid": viz.picture_grid(
+            [kind(RANDOM.random((4, 4, 3)).tolist()), kind(RANDOM.random((4, 4)).tolist())],
+            ["one", "two"],
+            columns=3,
+        ),
+        "soft_label_bars": viz.soft_label_bars(
+            {"T = 1": kind([0.9, 0.1, 0.0]), "T = 4": kind([0.5, 0.3, 0.2])}, NAMES, truth=1
+        ),
+        "curves": viz.curves(
+            {
+                "KD": (kind([1, 2, 3]), kind([3.0, 2.0, 1.0])),
+                "labels only": (range(3), kind([1, 2, 3])),
+            },
+            roles,
+            x_label="epoch",
+            y_label="loss",
+            log=True,
+        ),
+        "paired_runs": viz.paired_runs({"labels only": kind([60.0, 62.0]), "KD": kind([64.0, 65.0])}, roles),
+        "similarity_maps": viz.similarity_maps({"a": kind(square), "b": kind(square)}, NAMES),
+        "gradient_ledger": viz.gradient_ledger(LEDGER),
+    }
+
+
+@pytest.mark.parametrize("kind", [np.asarray, list])
+def test_every_figure_returns_axes(kind):
+    figures = draw_all(kind)
+    functions = {name for name in viz.__all__ if name.islower()} - {"show"}
+    assert set(figures) == functions
+    for axes in figures.values():
+        grid = np.atleast_1d(axes)
+        assert all(isinstance(one, Axes) for one in grid.flat)
+        assert len({one.figure for one in grid.flat}) == 1
+
+
+def test_all_text_is_at_least_9_points():
+    for name, axes in draw_all().items():
+        figure = np.atleast_1d(axes).flat[0].figure
+        figure.canvas.draw()
+        texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+        assert texts
+        for text in texts:
+            assert text.get_fontsize() >= 9, (name, text.get_text())
+
+
+def test_arrays_are_not_changed():
+    matrix = np.eye(3)
+    viz.similarity_maps({"a": matrix}, NAMES)
+    assert (matrix == np.eye(3)).all()
+
+
+def test_picture_grid_leaves_unused_places_empty():
+    grid = viz.picture_grid([np.zeros((4, 4))] * 5, list("abcde"), columns=3)
+    assert grid.shape == (2, 3)
+    assert [len(axes.images) for axes in grid.flat] == [1, 1, 1, 1, 1, 0]
+    assert [axes.get_title() for axes in grid.flat] == ["a", "b", "c", "d", "e", ""]
+    assert not any(axes.axison for axes in grid.flat)
+
+
+def test_soft_label_bars_show_the_numbers_and_the_truth():
+    (axes,) = viz.soft_label_bars({"T = 1": [0.7, 0.2, 0.1]}, NAMES, truth=1)
+    assert [bar.get_width() for bar in axes.patches] == [0.7, 0.2, 0.1]
+    assert [bar.get_alpha() for bar in axes.patches] == [0.55, 1.0, 0.55]
+    assert [label.get_text() for label in axes.get_yticklabels()] == NAMES
+    low, high = axes.get_ylim()
+    assert low > high  # the first class is on top
+
+
+def test_curves_have_the_colours_of_their_roles():
+    axes = viz.curves(
+        {"KD": ([1, 2], [3, 4]), "labels only": ([1, 2], [1, 2])},
+        {"KD": "student", "labels only": "baseline"},
+        x_label="epoch",
+        y_label="accuracy (%)",
+    )
+    assert [line.get_color() for line in axes.lines] == [
+        viz.COLOURS["student"],
+        viz.COLOURS["baseline"],
+    ]
+    assert len({line.get_marker() for line in axes.lines}) == 2
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["KD", "labels only"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "accuracy (%)")
+    assert axes.get_yscale() == "linear"
+
+
+def test_roles_have_a_colour_and_a_marker_each():
+    assert viz.COLOURS.keys() == viz.MARKERS.keys()
+    assert len(set(viz.COLOURS.values())) == len(set(viz.MARKERS.values())) == len(viz.COLOURS)
+
+
+def test_paired_runs_draw_a_line_a_seed_and_a_mean_a_method():
+    axes = viz.paired_runs(
+        {"labels only": [60.0, 62.0, 61.0], "KD": [64.0, 65.0, 63.0]},
+        {"labels only": "baseline", "KD": "student"},
+    )
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[60, 64], [62, 65], [61, 63]]
+    assert [text.get_text() for text in axes.texts] == ["61.0", "64.0"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["labels only", "KD"]
+
+
+def test_similarity_maps_share_one_scale_and_leave_the_diagonal_blank():
+    small, large = np.full((3, 3), 0.1), np.full((3, 3), 0.7)
+    np.fill_diagonal(large, 1.0)
+    grid = viz.similarity_maps({"a": small, "b": large}, NAMES, bar_label="probability")
+    for axes in grid:
+        (mesh,) = axes.collections
+        assert mesh.get_clim() == (0.1, 0.7)
+        assert np.ma.getmaskarray(mesh.get_array()).reshape(3, 3).diagonal().all()
+    assert grid[0].figure.axes[-1].get_ylabel() == "probability"
+
+
+def test_gradient_ledger_says_0_where_nothing_flows():
+    axes = viz.gradient_ledger(LEDGER)
+    words = {
+        (int(text.get_position()[1]), int(text.get_position()[0])): text.get_text()
+        for text in axes.texts
+        if text.get_text()
+    }
+    assert words == {(0, 0): "0.5", (0, 1): "0", (1, 0): "1.2e+02", (1, 1): "0.0002"}
+    (mesh,) = axes.collections
+    shown = np.ma.masked_invalid(mesh.get_array()).reshape(2, 2)
+    np.testing.assert_allclose(shown.compressed(), np.log10([0.5, 123.0, 2e-4]))
+    assert np.ma.getmaskarray(shown).tolist() == [[False, True], [False, False]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(LEDGER.index)
+
+
+def test_show_gives_the_caption_as_alternative_text(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *what, **how: shown.append((what, how)))
+    axes = viz.curves({"a": ([0], [0])}, {"a": "teacher"}, x_label="x", y_label="y")
+    viz.show(axes.figure, "The loss falls from 3 to 1.")
+    ((picture,), _), ((words,), how) = shown
+    data, metadata = picture._repr_mimebundle_()
+    assert list(data) == ["image/png"]
+    assert metadata["image/png"]["alt"] == "The loss falls from 3 to 1."
+    assert words == {"text/plain": "Figure: The loss falls from 3 to 1."}
+    assert how == {"raw": True}
+    assert not plt.get_fignums()
+
+
+def test_drawing_leaves_matplotlib_settings_alone():
+    before = dict(plt.rcParams)
+    draw_all()
+    assert dict(plt.rcParams) == before
+
+
+def test_the_figures_need_no_torch():
+    program = "import sys, kdnb.viz; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
