@@ -3,8 +3,7 @@
 from dataclasses import dataclass, replace
 
 from kdnb.errors import InputError, known
-from kdnb.spec import SCHEDULES
-from kdnb.train import Schedule
+from kdnb.schedules import SCHEDULES, Schedule
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,17 @@
-"""A Spec gives a Record: train, or find what was trained; keep, resume, and tabulate."""
+"""A Spec gives a Record: train, or find what was trained; keep, and resume."""
 
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 
 import pandas as pd
 import torch
-import torchvision
 
-from kdnb import __version__, datasets
+from kdnb import datasets
 from kdnb.checkpoints import load_network, load_state, save_network, save_state
 from kdnb.datasets import Augmentation, Dataset
 from kdnb.errors import InputError
@@ -22,33 +19,12 @@ from kdnb.files import write_whole
 from kdnb.method import Method
 from kdnb.methods import METHODS
 from kdnb.networks import build
-from kdnb.paths import PROJECT
+from kdnb.records import Record, code_version, metrics_of, read, versions
+from kdnb.schedules import SCHEDULES
 from kdnb.seeds import derived_seed
-from kdnb.spec import SCHEDULES, Spec, method_options
+from kdnb.spec import Spec
+from kdnb.teachers import require_classes, shapes_teacher
 from kdnb.train import evaluate, train
-
-SHIPPED_TEACHER = PROJECT / "data" / "teachers" / "shapes-resnet20.safetensors"
-TEACHER = Spec("labels-only", student="resnet20", epochs=60, lr=0.1)
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a finished run leaves in ``run.json``; ``history.csv`` and the student lie beside it.
-
-    metrics: by learner, test accuracy in percent three ways, never to be mixed: ``last`` epoch;
-    ``selected`` at the epoch with the best validation accuracy; ``best`` on the test part itself,
-    as several papers report it and as nobody should choose. seconds: wall time over all sittings.
-    """
-
-    spec: dict
-    metrics: dict[str, dict[str, float]]
-    versions: dict[str, str]
-    device: str
-    code: str
-    data: str
-    teacher: str | None
-    student: str
-    seconds: float
 
 
 def run(
@@ -132,39 +108,13 @@ def assemble(spec: Spec, data: Dataset) -> tuple[Method, str | None]:
     if spec.needs_teacher:
         path = _teacher_file(spec)
         saved = load_network(path)
-        if saved.classes != data.classes:
-            raise InputError(
-                f"The teacher in {path} knows the classes {', '.join(saved.classes)}, but the data "
-                f"have {', '.join(data.classes)}. Train a teacher on these data first."
-            )
+        require_classes(saved.classes, data.classes, path)
         networks["teacher"], checksum = saved.net, _checksum(path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(spec.seed, "auxiliary"))
         method = METHODS[spec.method](**networks, **spec.options)
     method.weight_decay = spec.weight_decay
     return method, checksum
-
-
-def read(folder: Path) -> Record:
-    """The record of a finished run. Raises InputError if there is none, or it is damaged."""
-    path = Path(folder) / "run.json"
-    try:
-        return Record(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path} is not the record of a finished run ({error}).") from error
-
-
-def table(folder: Path) -> pd.DataFrame:
-    """All finished runs below ``folder``, one row a learner: the spec, the method's options (its
-    defaults filled in) and the metrics as columns."""
-    rows = []
-    for path in sorted(Path(folder).rglob("run.json")):
-        record = read(path.parent)
-        for learner, metrics in record.metrics.items():
-            options = method_options(METHODS[record.spec["method"]]) | record.spec["options"]
-            about = record.spec | options | {"learner": learner, "seconds": record.seconds}
-            rows.append(about | metrics)
-    return pd.DataFrame(rows)
 
 
 def _teacher_file(spec: Spec) -> Path:
@@ -176,7 +126,7 @@ def _teacher_file(spec: Spec) -> Path:
             f"{spec.method} needs a teacher for {spec.data}: train one with 'kdnb train "
             "labels-only --student resnet20 --data ...' and give its folder with --teacher."
         )
-    return SHIPPED_TEACHER
+    return shapes_teacher()
 
 
 def _batches(spec: Spec, data: Dataset) -> datasets.Batches:
@@ -211,15 +161,10 @@ def _finish(spec: Spec, folder: Path, method: Method, data: Dataset, state: dict
         write_whole(folder / "history.csv", history.to_csv(index=False))
     record = Record(
         spec=asdict(spec),
-        metrics=_metrics(history),
-        versions={
-            "kdnb": __version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "python": platform.python_version(),
-        },
+        metrics=metrics_of(history),
+        versions=versions(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        code=_code_version(),
+        code=code_version(),
         data=state["data"],
         teacher=state["teacher"],
         student=student,
@@ -230,30 +175,5 @@ def _finish(spec: Spec, folder: Path, method: Method, data: Dataset, state: dict
     return record
 
 
-def _metrics(history: pd.DataFrame) -> dict[str, dict[str, float]]:
-    metrics = {}
-    for column in history.columns[history.columns.str.startswith("test/")]:
-        learner = column.removeprefix("test/")
-        test, validation = history[column], history[f"validation/{learner}"]
-        metrics[learner] = {
-            "last": float(test.iloc[-1]),
-            "selected": float(test[validation.idxmax()]),
-            "selected_epoch": int(history["epoch"][validation.idxmax()]),
-            "best": float(test.max()),
-            "best_epoch": int(history["epoch"][test.idxmax()]),
-        }
-    return metrics
-
-
 def _checksum(path: Path) -> str:
     return sha256(path.read_bytes()).hexdigest()
-
-
-def _code_version() -> str:
-    """The commit that is checked out, with a + if files differ from it; "unknown" without git."""
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty=+", "--abbrev=10"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except OSError:
-        return "unknown"
-    return found.stdout.strip() or "unknown"

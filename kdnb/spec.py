@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,12 +10,8 @@ from kdnb.errors import InputError, known
 from kdnb.method import Method
 from kdnb.methods import METHODS
 from kdnb.networks import NETWORKS
-from kdnb.train import PRECISIONS, Schedule, cosine, drops
-
-SCHEDULES: dict[str, Schedule] = {
-    "cosine": cosine,
-    "benchmark": drops(150 / 240, 180 / 240, 210 / 240),  # methods.md 9, RepDistiller
-}
+from kdnb.schedules import SCHEDULES
+from kdnb.train import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -54,11 +50,21 @@ class Spec:
         known("schedule", self.schedule, SCHEDULES)
         known("padding", self.padding, ("zero", "reflect"))
         known("precision", self.precision, PRECISIONS)
+        for number in fields(self):
+            if number.type in (int, float) and not isinstance(getattr(self, number.name), bool):
+                self._set_number(number.name, number.type)
         for name, least in (("epochs", 1), ("batch_size", 1), ("labels", 0), ("weight_decay", 0)):
-            if getattr(self, name) < least:
+            if not least <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name} must be at least {least}, found {getattr(self, name)}.")
         if not 0 < self.lr < float("inf"):
             raise InputError(f"lr must be above 0, found {self.lr}.")
+
+    def _set_number(self, name: str, kind: type) -> None:
+        """1 and 1.0 are one learning rate and must have one digest; 2.5 epochs are a mistake."""
+        value = getattr(self, name)
+        if kind is int and not float(value).is_integer():
+            raise InputError(f"{name} must be a whole number, found {value}.")
+        object.__setattr__(self, name, kind(value))
 
     @property
     def digest(self) -> str:
@@ -89,7 +95,8 @@ def with_options(spec: Spec, words: list[str]) -> Spec:
             raise InputError(f"An option is given as name=value, found {word!r}.")
         known(f"option of {spec.method}", name, defaults)
         options[name] = _read(name, value, type(defaults[name]))
-    return replace(spec, options=options)
+    changed = {name: value for name, value in options.items() if value != defaults[name]}
+    return replace(spec, options=changed)
 
 
 def method_options(method: type[Method]) -> dict[str, float | int | bool | str]:

@@ -8,10 +8,9 @@ Device, precision and several processes are Lightning Fabric's work, in this fil
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import cos, pi
 from time import perf_counter
 
 import torch
@@ -23,29 +22,15 @@ from torch.optim import Optimizer
 from kdnb.datasets.batches import Batches
 from kdnb.errors import InputError, known
 from kdnb.functional import correct
+from kdnb.losslog import LossLog, NotFinite, require_finite_weights
 from kdnb.method import Method
+from kdnb.schedules import Schedule, cosine, drops
 from kdnb.seeds import derived_seed
 
-Schedule = Callable[[float], float]
 Pairs = Iterable[tuple[Tensor, Tensor]]
-CHECK_EVERY = 50  # steps between looks at the losses: each look waits for the device
 PRECISIONS = ("auto", "fp32", "bf16", "fp64")
 
-_REMEDY = "Lower lr or the term's weight; the state saved before this epoch is sound."
-
-
-def cosine(progress: float) -> float:
-    """From 1 to 0 along half a cosine."""
-    return (1 + cos(pi * progress)) / 2
-
-
-def drops(*at: float, factor: float = 0.1) -> Schedule:
-    """Multiplies by ``factor`` at each of the given points of progress: ``drops(0.6, 0.8)``."""
-    return lambda progress: factor ** sum(progress >= point for point in at)
-
-
-class NotFinite(ArithmeticError):
-    """A loss term, or a weight it moved, is infinite or not a number; the message names it."""
+__all__ = ["PRECISIONS", "Epoch", "NotFinite", "cosine", "drops", "evaluate", "train"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +99,7 @@ def train(
     batches = batches.to(fabric.device) if isinstance(batches, Batches) else batches
     for number in range(first, epochs):
         method.train()
-        log, start = _Log(fabric, number * len(batches)), perf_counter()
+        log, start = LossLog(fabric.all_reduce, number * len(batches)), perf_counter()
         with _reproducible(derived_seed(seed, "train", number), fabric.device):
             for images, labels in _shares(batches, number, fabric, layout):
                 position = log.steps / len(batches)  # in epochs, fractional
@@ -128,7 +113,7 @@ def train(
                     stepper.step()
                 log.add(terms)
         losses = log.means()
-        _check_weights(method, log.steps)
+        require_finite_weights(method, log.steps)
         lr_now, seconds = groups[0]["lr"], perf_counter() - start
         yield Epoch(number + 1, losses, lr_now, seconds, bf16, method, optimizers)
 
@@ -155,52 +140,6 @@ def evaluate(method: nn.Module, batches: Batches | Pairs, *, precision: str = "a
     if not count:
         raise InputError("The batches are empty: there is nothing to evaluate on.")
     return {name: 100 * int(hits) / count for name, hits in right.items()}
-
-
-class _Log:
-    """The terms of an epoch's steps, averaged over processes.
-
-    Read from the device every CHECK_EVERY steps, to stop soon after a term is not finite.
-    """
-
-    def __init__(self, fabric: Fabric, steps: int) -> None:
-        self.fabric, self.steps = fabric, steps  # steps: taken since training began
-        self.names: list[str] = []
-        self.unread: list[Tensor] = []
-        self.read: list[Tensor] = []
-
-    def add(self, terms: dict[str, Tensor]) -> None:
-        self.names = list(terms)
-        self.unread.append(torch.stack([term.detach() for term in terms.values()]))
-        self.steps += 1
-        if len(self.unread) == CHECK_EVERY:
-            self._look()
-
-    def means(self) -> dict[str, float]:
-        if self.unread:
-            self._look()
-        if not self.read:
-            raise InputError("The batches are empty: there is nothing to train on.")
-        return dict(zip(self.names, torch.cat(self.read).mean(0).tolist(), strict=True))
-
-    def _look(self) -> None:
-        values = self.fabric.all_reduce(torch.stack(self.unread)).cpu().double()  # (steps, terms)
-        bad = (~values.isfinite()).nonzero().tolist()
-        if bad:
-            step, term = bad[0]
-            raise NotFinite(
-                f"The term {self.names[term]!r} is not finite at step "
-                f"{self.steps - len(values) + step}. {_REMEDY}"
-            )
-        self.read.append(values)
-        self.unread.clear()
-
-
-def _check_weights(method: Method, steps: int) -> None:
-    """A finite term can have an infinite gradient; after the last step no other term would tell."""
-    for name, weight in method.named_parameters():
-        if not weight.isfinite().all():
-            raise NotFinite(f"{name!r} is not finite after {steps} steps. {_REMEDY}")
 
 
 def _restore(state: dict, method: Method, optimizers: list[Optimizer]) -> int:

@@ -93,7 +93,7 @@ def test_every_relu_is_used_once_and_not_in_place():
 
 
 def test_an_unknown_network_names_the_nearest():
-    with pytest.raises(InputError, match="'resnet_20'. Did you mean 'resnet20'"):
+    with pytest.raises(InputError, match=r"'resnet_20'\. Did you mean 'resnet20'"):
         build("resnet_20", classes=10)
 
 

@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from kdnb import __version__, runs
+from kdnb import __version__, records, runs
 from kdnb.checkpoints import load_network, load_state
 from kdnb.errors import InputError
 from kdnb.methods import LabelsOnly
-from kdnb.runs import Record, run
+from kdnb.records import Record
+from kdnb.runs import run
 from kdnb.spec import Spec
 
 
@@ -85,7 +86,7 @@ def test_a_run_leaves_a_record_a_history_a_network_and_a_state(spec, whole):
     record = Record(**content)
     assert list(content) == [field.name for field in fields(Record)]
     assert Spec(**record.spec) == spec
-    assert record == runs.read(whole)
+    assert record == records.read(whole)
     assert record.versions["kdnb"] == __version__
     assert set(record.versions) == {"kdnb", "torch", "torchvision", "python"}
     assert record.teacher is None
@@ -106,7 +107,7 @@ def test_the_kept_network_is_the_trained_one_with_its_classes_and_checksum(spec,
     state = load_state(whole)["train"]["method"]
     weights = {name.removeprefix("student."): value for name, value in state.items()}
     assert all(value.equal(weights[name]) for name, value in saved.net.state_dict().items())
-    assert runs.read(whole).student == runs._checksum(whole / "student.safetensors")
+    assert records.read(whole).student == runs._checksum(whole / "student.safetensors")
 
 
 def test_nothing_kept_tells_where_it_was_made(pictures, monkeypatch, tmp_path, spec):
@@ -116,7 +117,7 @@ def test_nothing_kept_tells_where_it_was_made(pictures, monkeypatch, tmp_path, s
     folder = tmp_path / "made" / "here" / here.name
     for path in folder.iterdir():
         content = path.read_bytes()
-        for place in (tmp_path, pictures.parent, Path.home(), Path(sys.prefix), runs.PROJECT):
+        for place in (tmp_path, pictures.parent, Path.home(), Path(sys.prefix), records.PROJECT):
             assert bytes(place) not in content, path.name
     assert not [word for word in (folder / "run.json").read_text().split('"') if word[:1] == "/"]
 
@@ -154,7 +155,7 @@ def test_weight_decay_and_the_number_of_labels_are_used(spec, whole, tmp_path):
 def test_a_finished_run_is_found_and_not_repeated(spec, whole, monkeypatch):
     monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("it trained again"))
     before = {path: path.stat().st_mtime_ns for path in whole.iterdir()}
-    assert run(spec, out=whole.parent) == runs.read(whole)
+    assert run(spec, out=whole.parent) == records.read(whole)
     assert {path: path.stat().st_mtime_ns for path in whole.iterdir()} == before
 
 
@@ -178,27 +179,27 @@ def test_again_forgets_the_earlier_run_at_once(spec, tmp_path, monkeypatch):
         run(spec, out=tmp_path, again=True)
     assert load_state(tmp_path / spec.name) is None, "else --resume would find the old end"
     with pytest.raises(InputError, match="not the record"):
-        runs.read(tmp_path / spec.name)
+        records.read(tmp_path / spec.name)
 
 
 def test_the_table_has_a_row_a_learner(spec, whole, tmp_path):
     other = replace(spec, seed=2, epochs=1)
     run(other, out=tmp_path / "deeper")
     (tmp_path / spec.name).symlink_to(whole)
-    table = runs.table(whole.parent)
+    table = records.table(whole.parent)
     assert len(table) == 1
     row = table.iloc[0]
-    metrics = runs.read(whole).metrics["student"]
+    metrics = records.read(whole).metrics["student"]
     expected = asdict(spec) | {"learner": "student"} | metrics
     assert {name: row[name] for name in expected} == expected
-    assert list(runs.table(tmp_path / "deeper")["seed"]) == [2]
-    assert runs.table(tmp_path / "nothing").empty
+    assert list(records.table(tmp_path / "deeper")["seed"]) == [2]
+    assert records.table(tmp_path / "nothing").empty
 
 
 def test_the_table_shows_every_option_given_or_not(spec, whole, tmp_path):
     chosen = replace(spec, method="kd", teacher=str(whole), epochs=1, options={"temperature": 2.0})
     run(chosen, out=tmp_path)
-    row = runs.table(tmp_path).iloc[0]
+    row = records.table(tmp_path).iloc[0]
     assert (row["temperature"], row["soft_weight"]) == (2.0, 0.9)
 
 
@@ -206,7 +207,7 @@ def test_the_table_shows_every_option_given_or_not(spec, whole, tmp_path):
 def test_a_damaged_record_is_an_error(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(InputError, match=r"run\.json is not the record of a finished run"):
-        runs.read(tmp_path)
+        records.read(tmp_path)
 
 
 # Interrupted and resumed
@@ -442,7 +443,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(spec, tmp_path
 
 
 def test_without_git_the_code_version_is_unknown(monkeypatch, tmp_path):
-    monkeypatch.setattr(runs, "PROJECT", tmp_path)
-    assert runs._code_version() == "unknown"
+    monkeypatch.setattr(records, "PROJECT", tmp_path)
+    assert records.code_version() == "unknown"
     monkeypatch.setenv("PATH", os.devnull)
-    assert runs._code_version() == "unknown"
+    assert records.code_version() == "unknown"

@@ -48,7 +48,7 @@ def test_the_graph_and_the_mode_are_kept(resnet18):
 
 
 def test_an_unknown_path_names_the_nearest(resnet18):
-    with pytest.raises(InputError, match="'layer5'. Did you mean 'layer"), tap(resnet18, "layer5"):
+    with pytest.raises(InputError, match=r"'layer5'\. Did you mean 'layer"), tap(resnet18, "layer5"):
         pass
 
 

@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from kdnb import train as train_module
+from kdnb import losslog
 from kdnb.datasets import Augmentation, Batches
 from kdnb.errors import InputError
+from kdnb.losslog import CHECK_EVERY
 from kdnb.method import Method
 from kdnb.methods import KD, LabelsOnly
 from kdnb.networks import build
-from kdnb.train import CHECK_EVERY, NotFinite, cosine, drops, evaluate, train
+from kdnb.train import NotFinite, cosine, drops, evaluate, train
 
 CLASSES = 4
 
@@ -537,6 +538,6 @@ def test_augmented_batches_train_alike_under_one_seed():
 def test_the_chunk_length_does_not_change_the_losses(monkeypatch):
     losses = []
     for every in (CHECK_EVERY, 2):
-        monkeypatch.setattr(train_module, "CHECK_EVERY", every)
+        monkeypatch.setattr(losslog, "CHECK_EVERY", every)
         losses.append([e.losses for e in train(Toy(), pairs(5), epochs=2, lr=0.1)])
     assert losses[0] == losses[1]

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from test_runs import assert_same_result, pictures, spec, whole, words_of
 
-from kdnb import bench, runs
+from kdnb import bench, records, runs
 from kdnb.checkpoints import load_state
 from kdnb.cli import main
 from kdnb.spec import Spec
@@ -34,7 +34,7 @@ def test_training_prints_progress_and_three_accuracies(spec, whole, tmp_path):
     assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
     assert all("student/label" in line and "test/student" in line for line in lines)
     last, learner = result.stdout.splitlines()
-    metrics = runs.read(whole).metrics["student"]
+    metrics = records.read(whole).metrics["student"]
     assert last.startswith(f"{tmp_path / spec.name}  (")
     for name in ("last", "selected", "best"):
         assert f"{metrics[name]:.2f} %" in learner
@@ -43,7 +43,7 @@ def test_training_prints_progress_and_three_accuracies(spec, whole, tmp_path):
 def test_json_is_one_document_on_stdout_also_for_a_finished_run(spec, whole, tmp_path):
     first = train(spec, tmp_path, "--json")
     record = json.loads(first.stdout)
-    assert record == asdict(runs.read(tmp_path / spec.name))
+    assert record == asdict(records.read(tmp_path / spec.name))
     assert first.stderr.count("epoch") == 3
     again = train(spec, tmp_path, "--json")
     assert json.loads(again.stdout) == record
@@ -51,7 +51,7 @@ def test_json_is_one_document_on_stdout_also_for_a_finished_run(spec, whole, tmp
     assert again.stderr.count("\n") == 1
     repeated = train(spec, tmp_path, "--json", "--force")
     assert repeated.stderr.count("epoch") == 3
-    assert json.loads(repeated.stdout)["student"] == record["student"] == runs.read(whole).student
+    assert json.loads(repeated.stdout)["student"] == record["student"] == records.read(whole).student
 
 
 def test_options_of_the_method_reach_it(spec, whole, tmp_path):

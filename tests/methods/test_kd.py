@@ -52,8 +52,8 @@ def test_another_teacher_gives_another_gradient(batch):
 
 def test_without_the_soft_term_the_step_is_the_baselines_bit_for_bit(batch):
     stepped = []
+    weights = {"label_weight": 1.0, "soft_weight": 0.0}
     for make in (LabelsOnly, lambda net: KD(net, build("resnet14", classes=10), **weights)):
-        weights = {"label_weight": 1.0, "soft_weight": 0.0}
         method = make(build("resnet8", classes=10, seed=0))
         (optimizer,) = method.optimizers(0.1)
         sum(method(*batch, 0.0).values()).backward()

@@ -1,0 +1,95 @@
+"""Records of finished runs: what is kept of one, and many as a table."""
+
+import json
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torchvision
+
+from kdnb import __version__
+from kdnb.errors import InputError
+from kdnb.methods import METHODS
+from kdnb.paths import PROJECT
+from kdnb.spec import method_options
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a finished run leaves in ``run.json``; ``history.csv`` and the student lie beside it.
+
+    metrics: by learner, test accuracy in percent three ways, never to be mixed: ``last`` epoch;
+    ``selected`` at the epoch with the best validation accuracy; ``best`` on the test part itself,
+    as several papers report it and as nobody should choose. seconds: wall time over all sittings.
+    """
+
+    spec: dict
+    metrics: dict[str, dict[str, float]]
+    versions: dict[str, str]
+    device: str
+    code: str
+    data: str
+    teacher: str | None
+    student: str
+    seconds: float
+
+
+def read(folder: Path) -> Record:
+    """The record of a finished run. Raises InputError if there is none, or it is damaged."""
+    path = Path(folder) / "run.json"
+    try:
+        return Record(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is not the record of a finished run ({error}).") from error
+
+
+def table(folder: Path) -> pd.DataFrame:
+    """All finished runs below ``folder``, one row a learner: the spec, the method's options (its
+    defaults filled in) and the metrics as columns."""
+    rows = []
+    for path in sorted(Path(folder).rglob("run.json")):
+        record = read(path.parent)
+        for learner, metrics in record.metrics.items():
+            options = method_options(METHODS[record.spec["method"]]) | record.spec["options"]
+            about = record.spec | options | {"learner": learner, "seconds": record.seconds}
+            rows.append(about | metrics)
+    return pd.DataFrame(rows)
+
+
+def metrics_of(history: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """The metrics of a record, from the table of its epochs."""
+    metrics = {}
+    for column in history.columns[history.columns.str.startswith("test/")]:
+        learner = column.removeprefix("test/")
+        test, validation = history[column], history[f"validation/{learner}"]
+        metrics[learner] = {
+            "last": float(test.iloc[-1]),
+            "selected": float(test[validation.idxmax()]),
+            "selected_epoch": int(history["epoch"][validation.idxmax()]),
+            "best": float(test.max()),
+            "best_epoch": int(history["epoch"][test.idxmax()]),
+        }
+    return metrics
+
+
+def versions() -> dict[str, str]:
+    """Of all that a result may depend on."""
+    return {
+        "kdnb": __version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def code_version() -> str:
+    """The commit that is checked out, with a + if files differ from it; "unknown" without git."""
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty=+", "--abbrev=10"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except OSError:
+        return "unknown"
+    return found.stdout.strip() or "unknown"

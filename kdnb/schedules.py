@@ -1,0 +1,22 @@
+"""Learning-rate schedules: a factor of the learning rate as a function of progress in [0, 1)."""
+
+from collections.abc import Callable
+from math import cos, pi
+
+Schedule = Callable[[float], float]
+
+
+def cosine(progress: float) -> float:
+    """From 1 to 0 along half a cosine."""
+    return (1 + cos(pi * progress)) / 2
+
+
+def drops(*at: float, factor: float = 0.1) -> Schedule:
+    """Multiplies by ``factor`` at each of the given points of progress: ``drops(0.6, 0.8)``."""
+    return lambda progress: factor ** sum(progress >= point for point in at)
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "cosine": cosine,
+    "benchmark": drops(150 / 240, 180 / 240, 210 / 240),  # methods.md 9, RepDistiller
+}
