@@ -26,12 +26,12 @@ def shapes_teacher() -> Path:
 
 
 def fresh_teacher(data: Dataset, network: str, *, epochs: int, images: int = 0, seed: int = 0) -> Network:
-    """A network trained on the labels of ``data``, or on ``images`` of them."""
+    """A network trained on the labels of ``data``, or on ``images`` of them; on the CPU, as built."""
     method = LabelsOnly(build(network, classes=len(data.classes), seed=seed))
     shown = data.few(images, seed=seed) if images else data
     for _ in train(method, shown.train_batches(seed=seed), epochs=epochs, lr=0.1, seed=seed):
         pass
-    return method.export()
+    return method.export().cpu()
 
 
 def teacher_for(data: Dataset, network: str, *, file: str = "", epochs: int, images: int = 0) -> Network:

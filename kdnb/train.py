@@ -30,7 +30,7 @@ from kdnb.seeds import derived_seed
 Pairs = Iterable[tuple[Tensor, Tensor]]
 PRECISIONS = ("auto", "fp32", "bf16", "fp64")
 
-__all__ = ["PRECISIONS", "Epoch", "NotFinite", "cosine", "drops", "evaluate", "train"]
+__all__ = ["PRECISIONS", "Epoch", "NotFinite", "cosine", "drops", "evaluate", "logits_of", "train"]
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,13 @@ def evaluate(method: nn.Module, batches: Batches | Pairs, *, precision: str = "a
     if not count:
         raise InputError("The batches are empty: there is nothing to evaluate on.")
     return {name: 100 * int(hits) / count for name, hits in right.items()}
+
+
+def logits_of(net: nn.Module, batches: Batches | Pairs) -> Tensor:
+    """All logits (N, K) of a network in eval mode, in the order of ``batches``, float32 on the CPU."""
+    device = next(net.parameters()).device
+    with _evaluating(net), torch.no_grad():
+        return torch.cat([net(images.to(device)).float().cpu() for images, _ in batches])
 
 
 def _restore(state: dict, method: Method, optimizers: list[Optimizer]) -> int:

@@ -16,7 +16,7 @@ from kdnb.losslog import CHECK_EVERY
 from kdnb.method import Method
 from kdnb.methods import KD, LabelsOnly
 from kdnb.networks import build
-from kdnb.train import NotFinite, cosine, drops, evaluate, train
+from kdnb.train import NotFinite, cosine, drops, evaluate, logits_of, train
 
 CLASSES = 4
 
@@ -541,3 +541,14 @@ def test_the_chunk_length_does_not_change_the_losses(monkeypatch):
         monkeypatch.setattr(losslog, "CHECK_EVERY", every)
         losses.append([e.losses for e in train(Toy(), pairs(5), epochs=2, lr=0.1)])
     assert losses[0] == losses[1]
+
+
+def test_logits_are_those_of_eval_mode_in_order():
+    net = build("resnet8", classes=4).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    images = torch.randn(10, 3, 8, 8)
+    found = logits_of(net, [(part, None) for part in images.split(4)])
+    assert net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    torch.testing.assert_close(found, net.eval()(images))
+    assert not found.requires_grad
