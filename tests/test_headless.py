@@ -17,7 +17,7 @@ import pytest
 from kdnb.errors import InputError
 from kdnb.headless import Failure, Order, Outcome, Progress, headline, headline_text, run, worker
 from kdnb.headless.display import Display, failure_text, table
-from kdnb.headless.notebooks import parameter_values, read_notebook, select
+from kdnb.headless.notebooks import Parameter, parameter_values, read_notebook, select
 
 PARAMETERS = 'preset: str = "quick"   # smoke | quick | paper\nseed: int = 0   # of everything'
 
@@ -388,3 +388,11 @@ def test_the_package_imports_no_notebook_machinery():
     )
     trial = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert trial.returncode == 0, trial.stderr
+
+
+def test_data_are_a_known_name_or_a_path_that_exists(tmp_path):
+    parameter = Parameter("data", "str", '"shapes"', "")
+    assert parameter.value("cifar10") == "cifar10"
+    assert parameter.value(str(tmp_path)) == str(tmp_path)
+    with pytest.raises(InputError, match=r"nothing at that path\) 'shaeps'\. Did you mean 'shapes'"):
+        parameter.value("shaeps")

@@ -24,5 +24,5 @@ def test_labels_and_epochs_replace_the_presets():
 def test_mistakes_are_told():
     with pytest.raises(InputError, match=r"'quik'\. Did you mean 'quick'"):
         plan("quik", "shapes", 0)
-    with pytest.raises(InputError, match="epochs must be 0 .* found -1"):
+    with pytest.raises(InputError, match=r"epochs must be 0 .* found -1"):
         plan("quick", "shapes", 0, epochs=-1)

@@ -11,6 +11,7 @@ from kdnb.errors import InputError, known
 from kdnb.paths import course_folder
 
 PRESETS = ("smoke", "quick", "paper")
+NAMED_DATA = ("shapes", "cifar10", "cifar100")
 
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -41,7 +42,11 @@ class Parameter:
                 f"Parameter {self.name}={text!r} is not of type {self.type}: expected {expected}. "
                 f"The notebook's own value is {self.default}."
             ) from None
-        return known("preset", value, PRESETS) if self.name == "preset" else value
+        if self.name == "preset":
+            return known("preset", value, PRESETS)
+        if self.name == "data" and not Path(value).expanduser().exists():
+            return known("data set (and there is nothing at that path)", value, NAMED_DATA)
+        return value
 
 
 @dataclass(frozen=True)
