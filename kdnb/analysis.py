@@ -30,7 +30,7 @@ def paired_difference(treated: Sequence[float], baseline: Sequence[float]) -> In
         )
     difference = torch.tensor(treated, dtype=torch.float64) - torch.tensor(baseline, dtype=torch.float64)
     count, mean = len(difference), difference.mean().item()
-    half = stats.t.ppf(0.975, count - 1) * difference.std().item() / count**0.5
+    half = float(stats.t.ppf(0.975, count - 1)) * difference.std().item() / count**0.5
     return Interval(mean, mean - half, mean + half)
 
 

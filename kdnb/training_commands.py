@@ -46,7 +46,7 @@ def train(
     A run's folder is named by its settings: the same command finds a finished run instead of
     repeating it. Example:
 
-        kdnb train kd --data shapes --student resnet8 --labels 1000 -o temperature=2
+        kdnb train kd --data shapes --student resnet8 --labels 500 -o temperature=2
     """
     from kdnb.errors import InputError
     from kdnb.runs import leads, run

@@ -18,7 +18,7 @@ def test_presets_name_what_exists(preset):
 def test_labels_and_epochs_replace_the_presets():
     the = plan("quick", "shapes", 0, labels=50, epochs=3)
     assert (the.labels, the.epochs) == (50, 3)
-    assert (plan("quick", "shapes", 0).labels, plan("paper", "shapes", 0).labels) == (1000, 0)
+    assert (plan("quick", "shapes", 0).labels, plan("paper", "shapes", 0).labels) == (500, 0)
 
 
 def test_mistakes_are_told():

@@ -161,5 +161,5 @@ EXERCISES = {
 QUESTIONS = {
     "hot_labels": "0deea842288c",
     "why_t_squared": "d0649b093ecb",
-    "control": "e1c6bf4dc26b",
+    "control": "c56689baaae0",
 }
