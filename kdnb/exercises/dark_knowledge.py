@@ -161,5 +161,5 @@ EXERCISES = {
 QUESTIONS = {
     "hot_labels": "0deea842288c",
     "why_t_squared": "d0649b093ecb",
-    "control": "c56689baaae0",
+    "control": "fdc2c6bff135",
 }
