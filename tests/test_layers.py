@@ -107,7 +107,7 @@ def test_notebook_tools_are_imported_inside_functions(path):
 
 
 def test_files_fit_the_eye():
-    long = {p.name: n for p in PACKAGE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 230}
+    long = {p.name: n for p in PACKAGE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 240}
     assert not long
 
 
