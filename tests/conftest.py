@@ -1,8 +1,14 @@
 """Small things that many tests need."""
 
+import signal
+
 import pytest
 import torch
 from torch import Tensor
+
+# A shell starts background jobs with Ctrl-C ignored, and children inherit that: the tests that
+# interrupt a child would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -66,6 +66,8 @@ try:
         pass
 except NotFinite as error:
     (Path(sys.argv[1]) / os.environ["RANK"]).write_text(str(error))
+torch.distributed.barrier()  # neither leaves while the other still needs it
+torch.distributed.destroy_process_group()
 """
 
 SHUFFLED = """
