@@ -16,7 +16,7 @@ SHIPPED = PROJECT / "data" / "teachers" / "shapes-resnet20.safetensors"
 def shapes_teacher() -> Path:
     """The file of the resnet20 that ships with the course, trained afresh if it is not there.
 
-    data/teachers/README.md tells its provenance; ``kdnb train labels-only --student resnet20
+    data/README.md tells its provenance; ``kdnb train labels-only --student resnet20
     --lr 0.1`` trains the same network.
     """
     if not SHIPPED.exists():
