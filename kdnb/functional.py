@@ -45,6 +45,64 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
     return scale**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
+def attention_map(maps: Tensor, *, power: float = 2.0) -> Tensor:
+    """Where a layer is active: mean over the channels of |F|^power, (B, C, H, W) -> (B, H, W).
+
+    Raises InputError unless power is at least 1. Source: Zagoruyko and Komodakis, Paying More
+    Attention to Attention, 2017, section 3.1.
+    Differs: a mean where the paper sums, as in the benchmarks; a normalised map is the same.
+    """
+    if not 1 <= power < float("inf"):
+        raise InputError(f"power must be a finite number, 1 or more, found {power!r}; papers use 2.")
+    return at_least_float32(maps).abs().pow(power).mean(1)
+
+
+def unit_vectors(x: Tensor) -> Tensor:
+    """Each sample flattened and divided by its Euclidean norm: (B, ...) -> (B, D).
+
+    A sample of zeros stays zeros.
+    """
+    return F.normalize(at_least_float32(x).flatten(1), dim=1)
+
+
+def normalized_mse(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference of unit vectors, over samples and entries: a scalar, at most 4 / D.
+
+    a, b: equal shapes (B, ...).
+    """
+    return (unit_vectors(a) - unit_vectors(b)).square().mean()
+
+
+def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of each sample of ``a`` with the same sample of ``b``: (B, ...) twice -> (B,).
+
+    0 where either is all zeros. Raises InputError for unequal shapes.
+    """
+    if a.shape != b.shape:
+        raise InputError(
+            f"Cosine similarity compares equal shapes, found {tuple(a.shape)} and {tuple(b.shape)}; "
+            "compare attention maps, or layers of equal width and size."
+        )
+    return (unit_vectors(a) * unit_vectors(b)).sum(1)
+
+
+def pooled(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """``maps`` (B, C, H, W) averaged down to ``size``; untouched where they have it already."""
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    return maps if maps.shape[-2:] == size else F.adaptive_avg_pool2d(maps, size)
+
+
+def of_equal_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps (B, C, H, W) at the smaller height and the smaller width of the two.
+
+    Raises InputError when they are not of the same images.
+    """
+    if len(a) != len(b):
+        raise InputError(f"Maps of {len(a)} and of {len(b)} images cannot be compared.")
+    size = min(a.shape[-2], b.shape[-2]), min(a.shape[-1], b.shape[-1])
+    return pooled(a, size), pooled(b, size)
+
+
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
     """Which images are answered right: logits (B, K), labels (B,) -> bool (B,)."""
     return logits.argmax(dim=1) == labels
@@ -58,6 +116,13 @@ def positive_temperature(temperature: float) -> float:
             "1 leaves the logits as they are, papers use 2 to 4."
         )
     return temperature
+
+
+def require_weights(**weights: float) -> None:
+    """Raises InputError for a loss weight that is negative or not finite, by its name."""
+    for name, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise InputError(f"{name} must be a finite number, 0 or more, found {weight!r}.")
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -60,8 +60,9 @@ def table(folder: Path) -> pd.DataFrame:
 
 
 def metrics_of(history: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """The metrics of a record, from the table of its epochs."""
+    """The metrics of a record, from the table of its epochs; those not evaluated are passed over."""
     metrics = {}
+    history = history.dropna()
     for column in history.columns[history.columns.str.startswith("test/")]:
         learner = column.removeprefix("test/")
         test, validation = history[column], history[f"validation/{learner}"]

@@ -1,5 +1,6 @@
 """A Spec gives a Record: train, or find what was trained; keep, and resume."""
 
+import inspect
 import json
 import os
 from collections.abc import Callable
@@ -34,13 +35,16 @@ def run(
     resume: bool = False,
     again: bool = False,
     data_root: Path | None = None,
+    evaluate_every: int = 1,
     report: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> Record:
     """Trains what ``spec`` says, in ``out / spec.name``, or returns the record that is there.
 
     After every epoch the state is saved and ``report`` gets that epoch's row of the history. An
     interrupted run goes on with ``resume``, to the same bits as without the interruption; ``again``
-    starts over. Under torchrun every process trains; the leading one writes and reports.
+    starts over. evaluate_every: epochs from one evaluation to the next (the last epoch has one); it
+    changes no weight, but the selected and the best epoch are among those evaluated. Under torchrun
+    every process trains; the leading one writes and reports.
 
     Raises InputError for bad input, for an interrupted run without ``resume`` or whose data or
     teacher are others by now, and, before training, when the folder cannot be written.
@@ -81,7 +85,8 @@ def run(
         resume=state["train"],
     ):
         row = {"epoch": epoch.number, "lr": epoch.lr, "seconds": epoch.seconds} | epoch.losses
-        for part, batches in evaluated.items():
+        due = epoch.number % evaluate_every == 0 or epoch.number == spec.epochs
+        for part, batches in evaluated.items() if due else ():
             accuracies = evaluate(method, batches, precision=spec.precision)
             row |= {f"{part}/{name}": accuracy for name, accuracy in accuracies.items()}
         history, seconds = [*state["history"], row], perf_counter() - start
@@ -110,6 +115,8 @@ def assemble(spec: Spec, data: Dataset) -> tuple[Method, str | None]:
         saved = load_network(path)
         require_classes(saved.classes, data.classes, path)
         networks["teacher"], checksum = saved.net, _checksum(path)
+    if "batch_size" in inspect.signature(METHODS[spec.method]).parameters:
+        networks["batch_size"] = -(-spec.batch_size // int(os.environ.get("WORLD_SIZE", 1)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(spec.seed, "auxiliary"))
         method = METHODS[spec.method](**networks, **spec.options)

@@ -10,7 +10,7 @@ Device, precision and several processes are Lightning Fabric's work, in this fil
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import torch
@@ -77,7 +77,8 @@ def train(
     """Trains ``method`` in place and yields after every epoch; ``break`` stops early.
 
     batches: ``Batches``, or anything with a length that yields (images, labels) anew each epoch,
-    such as a DataLoader. schedule: factor of ``lr`` as a function of progress in [0, 1).
+    such as a DataLoader. An incomplete last batch is dropped where the method asks for full ones.
+    schedule: factor of ``lr`` as a function of progress in [0, 1).
     precision: "auto" is bf16 autocast with channels_last where the machine has fast bf16, else
     fp32; also "fp32", "bf16", "fp64". device: "auto", "cpu", "cuda" or "mps". seed: of what is
     random in the forward passes; the global random state is left alone. resume: an earlier
@@ -96,7 +97,9 @@ def train(
     module, *steppers = fabric.setup(method, *optimizers)
     first = 0 if resume is None else _restore(resume, method, optimizers)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    batches = batches.to(fabric.device) if isinstance(batches, Batches) else batches
+    if isinstance(batches, Batches):
+        full = batches.drop_last or method.fixed_batch
+        batches = replace(batches.to(fabric.device), drop_last=full)
     for number in range(first, epochs):
         method.train()
         log, start = LossLog(fabric.all_reduce, number * len(batches)), perf_counter()

@@ -27,6 +27,7 @@ import click
 @click.option("--padding", default="zero", show_default=True, help="zero or reflect.")
 @click.option("--precision", default="auto", show_default=True, help="auto, fp32, bf16 or fp64.")
 @click.option("--seed", default=0, show_default=True, help="Of weights, batches and dropout.")
+@click.option("--evaluate-every", default=1, show_default=True, type=click.IntRange(min=1), metavar="EPOCHS")
 @click.option("--out", default="runs", type=click.Path(path_type=Path), show_default=True)
 @click.option("--data-root", type=click.Path(path_type=Path), help="For downloads and archives.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
@@ -36,6 +37,7 @@ def train(
     options: tuple[str, ...],
     out: Path,
     data_root: Path | None,
+    evaluate_every: int,
     resume: bool,
     force: bool,
     as_json: bool,
@@ -63,7 +65,15 @@ def train(
         click.echo(f"epoch {row['epoch']}/{spec.epochs}  {row['seconds']:.0f} s  {terms}", err=True)
 
     try:
-        record = run(spec, out=out, resume=resume, again=force, data_root=data_root, report=report)
+        record = run(
+            spec,
+            out=out,
+            resume=resume,
+            again=force,
+            data_root=data_root,
+            evaluate_every=evaluate_every,
+            report=report,
+        )
     except NotFinite as error:
         raise InputError(str(error)) from error
     except KeyboardInterrupt:

@@ -15,7 +15,19 @@ COSTS = {
     "resnet110": (1_736_564, 253.2),
     "resnet8x4": (1_233_540, 177.1),
     "resnet32x4": (7_433_860, 1083.0),
+    "wrn_16_1": (180_916, 26.7),
+    "wrn_16_2": (703_284, 101.1),
+    "wrn_40_1": (569_780, 83.3),
+    "wrn_40_2": (2_255_156, 327.6),
+    "vgg8": (3_965_028, 96.2),
+    "vgg11": (9_277_284, 209.4),
+    "vgg13": (9_462_180, 284.9),
+    "vgg16": (14_774_436, 398.2),
+    "vgg19": (20_086_692, 511.4),
+    "mobilenetv2": (812_836, 6.5),
+    "shufflenetv2": (1_355_528, 44.5),
 }
+FAMILIES = ("resnet8", "wrn_16_2", "vgg8", "mobilenetv2", "shufflenetv2")
 
 
 def test_every_network_has_a_known_cost():
@@ -47,19 +59,54 @@ def test_taps_have_the_declared_shapes_and_signs(name, width):
     assert torch.equal(features.logits, net.head(features.embedding))
 
 
-def test_forward_gives_the_logits_of_features():
-    net, images = build("resnet8", classes=5).eval(), torch.randn(2, 3, 20, 20)
+@pytest.mark.parametrize("size", [32, 48, 64])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_other_image_sizes_keep_the_declared_shapes(name, size):
+    net = build(name, classes=7).eval()
+    features = net.features(torch.randn(2, 3, size, size))
+    declared = [(2, c, size // r, size // r) for c, r in zip(net.channels, net.reductions, strict=True)]
+    assert [map.shape for map in features.maps] == declared
+    assert features.embedding.shape == (2, net.head.in_features)
+    assert torch.equal(features.embedding, features.final.mean((2, 3)))
+    assert features.logits.shape == (2, net.classes) == (2, 7)
+    assert torch.equal(features.logits, net.head(features.embedding))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_forward_gives_the_logits_of_features(name):
+    net, images = build(name, classes=5).eval(), torch.randn(2, 3, 20, 20)
     assert torch.equal(net(images), net.features(images).logits)
 
 
-def test_convolutions_start_kaiming_normal_fan_out():
-    net = build("resnet32x4", classes=10)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_reach_every_parameter(name):
+    # In eval mode: batch statistics would cancel the biases of convolutions before a batch norm.
+    net = build(name, classes=5).eval()
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    net(images).square().sum().backward()
+    assert not [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+@pytest.mark.parametrize("name", ["resnet32x4", "wrn_40_2", "vgg8", "mobilenetv2"])
+def test_convolutions_start_kaiming_normal_fan_out(name):
+    net, in_their_std = build(name, classes=10), []
     for module in net.modules():
         if isinstance(module, torch.nn.Conv2d):
-            fan_out = module.out_channels * module.kernel_size[0] ** 2
+            fan_out = module.out_channels * module.kernel_size[0] ** 2  # whatever the groups
             expected = (2 / fan_out) ** 0.5
-            assert module.weight.std().item() == pytest.approx(expected, rel=0.06)
-            assert module.bias is None
+            five_sigma = 5 / (2 * module.weight.numel()) ** 0.5
+            assert module.weight.std().item() == pytest.approx(expected, rel=five_sigma)
+            in_their_std.append(module.weight.flatten() / expected)
+            assert module.bias is None or (name == "vgg8" and module.bias.eq(0).all())
+    everything = torch.cat(in_their_std).detach()
+    assert everything.mean().item() == pytest.approx(0, abs=0.01)
+    assert everything.std().item() == pytest.approx(1, rel=0.01)
+    assert everything.pow(4).mean().item() == pytest.approx(3, rel=0.03)  # a uniform has 1.8
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_batch_norms_start_as_the_identity(name):
+    for module in build(name, classes=10).modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             assert module.weight.eq(1).all()
             assert module.bias.eq(0).all()
@@ -72,24 +119,29 @@ def test_only_blocks_that_change_shape_have_a_shortcut_convolution():
     assert "stages.0.0.shortcut.0" in dict(wide.named_modules())
 
 
-def test_a_seed_gives_the_same_network_and_leaves_the_global_state():
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_seed_gives_the_same_network_and_leaves_the_global_state(name):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    one, same, other = (build("resnet8", classes=4, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (build(name, classes=4, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(1), expected)
-    assert torch.equal(one.head.weight, same.head.weight)
+    assert all(map(torch.equal, one.state_dict().values(), same.state_dict().values()))
     assert not torch.equal(one.head.weight, other.head.weight)
 
 
-def test_every_relu_is_used_once_and_not_in_place():
-    calls, net = [], build("resnet14", classes=3)
+@pytest.mark.parametrize(
+    ("name", "relus"),
+    [("resnet14", 13), ("wrn_16_2", 13), ("vgg13", 10), ("mobilenetv2", 36), ("shufflenetv2", 37)],
+)
+def test_every_relu_is_used_once_and_not_in_place(name, relus):
+    calls, net = [], build(name, classes=3)
     for module in net.modules():
         if isinstance(module, torch.nn.ReLU):
             assert not module.inplace
             module.register_forward_hook(lambda m, i, o: calls.append(m))
-    net(torch.randn(1, 3, 8, 8))
-    assert len(calls) == len(set(calls)) == 13
+    net.eval()(torch.randn(1, 3, 8, 8))
+    assert len(calls) == len(set(calls)) == relus
 
 
 def test_an_unknown_network_names_the_nearest():

@@ -6,12 +6,10 @@ Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 
 import torch
 from torch import Tensor, nn
 
-from kdnb.errors import InputError
-from kdnb.functional import kd_loss, label_loss, positive_temperature
-from kdnb.method import Method, frozen
+from kdnb.distillation import Distillation
 
 
-class KD(Method):
+class KD(Distillation):
     """The student learns from the labels and from a frozen teacher's soft labels.
 
     student, teacher: any networks that map images to logits of the same classes; the teacher is
@@ -34,37 +32,11 @@ class KD(Method):
         label_weight: float = 0.1,
         soft_weight: float = 0.9,
     ) -> None:
-        super().__init__()
-        _same_classes(student, teacher)
-        for name, weight in (("label_weight", label_weight), ("soft_weight", soft_weight)):
-            if not 0 <= weight < float("inf"):
-                raise InputError(f"{name} must be a finite number, 0 or more, found {weight!r}.")
-        self.student = student
-        self.teacher = frozen(teacher)
-        self.temperature = positive_temperature(temperature)
-        self.label_weight, self.soft_weight = label_weight, soft_weight
+        super().__init__(
+            student, teacher, label_weight=label_weight, soft_weight=soft_weight, temperature=temperature
+        )
 
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
         with torch.no_grad():
             teacher_logits = self.teacher(images)
-        student_logits = self.student(images)
-        soft = kd_loss(student_logits, teacher_logits, self.temperature)
-        return {
-            "student/label": self.label_weight * label_loss(student_logits, labels),
-            "student/soft": self.soft_weight * soft,
-        }
-
-    def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        return {"student": self.student(images)}
-
-    def export(self) -> nn.Module:
-        return self.student
-
-
-def _same_classes(student: nn.Module, teacher: nn.Module) -> None:
-    found = getattr(student, "classes", None), getattr(teacher, "classes", None)
-    if None not in found and found[0] != found[1]:
-        raise InputError(
-            f"The student has {found[0]} classes and the teacher {found[1]}; distillation needs the "
-            f"same classes. Build the student with classes={found[1]}."
-        )
+        return self.logit_terms(self.student(images), teacher_logits, labels)

@@ -8,16 +8,38 @@ import torch
 from kdnb.errors import InputError, known
 from kdnb.networks.cost import Cost, cost
 from kdnb.networks.features import Features, Network
+from kdnb.networks.mobilenet import MobileNetV2
 from kdnb.networks.resnet import ResNet
+from kdnb.networks.shufflenet import ShuffleNetV2
+from kdnb.networks.tapped import Tapped
+from kdnb.networks.vgg import VGG
+from kdnb.networks.wide_resnet import WideResNet
 
-__all__ = ["NETWORKS", "Cost", "Features", "Network", "ResNet", "build", "cost"]
+__all__ = [
+    "NETWORKS",
+    "VGG",
+    "Cost",
+    "Features",
+    "MobileNetV2",
+    "Network",
+    "ResNet",
+    "ShuffleNetV2",
+    "Tapped",
+    "WideResNet",
+    "build",
+    "cost",
+]
 
-_WIDE = (32, 64, 128, 256)
+_X4 = (32, 64, 128, 256)
 
 NETWORKS: dict[str, Callable[[int], Network]] = {
     **{f"resnet{depth}": partial(ResNet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
-    "resnet8x4": partial(ResNet, 8, widths=_WIDE),
-    "resnet32x4": partial(ResNet, 32, widths=_WIDE),
+    "resnet8x4": partial(ResNet, 8, widths=_X4),
+    "resnet32x4": partial(ResNet, 32, widths=_X4),
+    **{f"wrn_{depth}_{width}": partial(WideResNet, depth, width) for depth in (16, 40) for width in (1, 2)},
+    **{f"vgg{depth}": partial(VGG, depth) for depth in (8, 11, 13, 16, 19)},
+    "mobilenetv2": MobileNetV2,
+    "shufflenetv2": ShuffleNetV2,
 }
 
 

@@ -16,6 +16,7 @@ class Features(NamedTuple):
     maps: tuple[Tensor, ...]  # (B, C, H, W) each
     embedding: Tensor  # (B, D), the pooled vector that enters the head
     logits: Tensor  # (B, K)
+    final: Tensor  # (B, D, H, W), the map that is averaged to the embedding
 
 
 class Network(nn.Module):

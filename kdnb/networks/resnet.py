@@ -68,7 +68,7 @@ class ResNet(Network):
         for stage in self.stages:
             maps.append(x := stage(x))
         embedding = x.mean((2, 3))  # (B, C)
-        return Features(stem, tuple(maps), embedding, self.head(embedding))
+        return Features(stem, tuple(maps), embedding, self.head(embedding), final=x)
 
 
 def _stage(channels_in: int, channels_out: int, blocks: int, stride: int) -> nn.Sequential:

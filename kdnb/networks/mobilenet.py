@@ -1,0 +1,97 @@
+"""MobileNetV2 at half width for small images: inverted residuals with linear bottlenecks.
+
+Source: Sandler et al., MobileNetV2, 2018, table 2 with t = 6 and width 0.5; strides, taps and
+initialisation as in the distillation benchmarks (methods.md 1.1).
+Differs: ReLU for ReLU6; stage 2 keeps the resolution, since the images are small; the first block
+expands too (by 1, a 1 x 1 convolution); widths are halved without rounding to multiples of 8.
+"""
+
+from torch import Tensor, nn
+
+from kdnb.networks.features import Features, Network
+
+STEM, LAST = 16, 1280
+# The paper's seven stages as (t, c, n, s): expansion, channels, blocks, stride of the first block.
+# They stand in four groups, because the maps are taken after stages 2, 3, 5 and 7.
+STAGES = (
+    ((1, 8, 1, 1), (6, 12, 2, 1)),
+    ((6, 16, 3, 2),),
+    ((6, 32, 4, 2), (6, 48, 3, 1)),
+    ((6, 80, 3, 2), (6, 160, 1, 1)),
+)
+
+
+class InvertedResidual(nn.Module):
+    """1 x 1 conv to ``expansion`` times the channels, depthwise 3 x 3, 1 x 1 conv back down:
+    (B, C_in, H, W) -> (B, C_out, H', W').
+
+    Nothing follows the last batch norm (a linear bottleneck), so the output holds negatives. The input
+    is added where the shape stays the same.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = expansion * channels_in
+        self.expand = _convolution(channels_in, hidden, 1)
+        self.depthwise = _convolution(hidden, hidden, 3, stride=stride, groups=hidden)
+        self.project = nn.Sequential(
+            nn.Conv2d(hidden, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out)
+        )
+        self.adds_input = stride == 1 and channels_in == channels_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        bottleneck = self.project(self.depthwise(self.expand(x)))
+        return x + bottleneck if self.adds_input else bottleneck
+
+
+class MobileNetV2(Network):
+    """MobileNetV2 with t = 6 and width 0.5.
+
+    The stem halves the resolution. The maps are the linear bottlenecks that close stages 2, 3, 5 and 7,
+    with their negatives: 32 x 32 images give 16, 8, 4, 2. The embedding is pooled after a last 1 x 1
+    convolution, batch norm and ReLU. Any input size works; strides round up, so the reductions are
+    exact where 16 divides it.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.channels, self.reductions, self.classes = (12, 16, 48, 160), (2, 4, 8, 16), classes
+        self.stem = _convolution(3, STEM, 3, stride=2)
+        self.stages = nn.ModuleList(
+            _stage(before, settings)
+            for before, settings in zip((STEM, *self.channels[:-1]), STAGES, strict=True)
+        )
+        self.last = _convolution(self.channels[-1], LAST, 1)
+        self.head = nn.Linear(LAST, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # a depthwise one too: fan_out is k * k * C_out here
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    def features(self, images: Tensor) -> Features:
+        x = stem = self.stem(images)
+        maps = []
+        for stage in self.stages:
+            maps.append(x := stage(x))
+        final = self.last(x)
+        embedding = final.mean((2, 3))  # (B, 1280)
+        return Features(stem, tuple(maps), embedding, self.head(embedding), final=final)
+
+
+def _stage(channels_in: int, settings: tuple[tuple[int, int, int, int], ...]) -> nn.Sequential:
+    blocks = []
+    for expansion, channels, repeats, first_stride in settings:
+        for stride in (first_stride, *[1] * (repeats - 1)):
+            blocks.append(InvertedResidual(channels_in, channels, stride, expansion))
+            channels_in = channels
+    return nn.Sequential(*blocks)
+
+
+def _convolution(
+    channels_in: int, channels_out: int, kernel: int, *, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
+    convolution = nn.Conv2d(
+        channels_in, channels_out, kernel, stride, padding=kernel // 2, groups=groups, bias=False
+    )
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU())

@@ -1,0 +1,85 @@
+"""A model we did not write, shown as a Network: torchvision's, or the reader's own."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from kdnb.errors import InputError
+from kdnb.networks.features import Features, Network
+from kdnb.taps import tap
+
+
+class Tapped(Network):
+    """``model`` with stages at the module paths ``stages``, from shallow to deep.
+
+        teacher = Tapped(torchvision.models.resnet34(num_classes=10), "layer1", "layer2", "layer3", "layer4")
+
+    The model must end in a linear layer. Its input is the embedding; the last stage must be the map
+    that the model averages to it. ``stem`` is the first stage. Weights are the model's own, as is
+    what ``state_dict`` and ``export`` give, under ``model.``.
+
+    size: of the images, in pixels, only to learn the shapes: nothing is computed at construction.
+    Raises InputError for a path that does not exist (naming the nearest), for a stage that is not a
+    map (B, C, H, W), for a model that does not end in a linear layer, and for a last stage of another
+    width than the head takes.
+    """
+
+    def __init__(self, model: nn.Module, *stages: str, size: int = 32) -> None:
+        if not stages:
+            raise InputError('Name at least one stage by its path, such as "layer4".')
+        super().__init__()
+        self.model, self.stage_paths = model, stages
+        self.head_path = _last_linear(model)
+        shapes = _shapes(model, (*stages, self.head_path), size)
+        logits = shapes.pop(self.head_path)
+        for path, shape in shapes.items():
+            if len(shape) != 4:
+                raise InputError(f"The stage {path!r} gives {tuple(shape)}; a stage gives (B, C, H, W).")
+        if shapes[stages[-1]][1] != self.head.in_features:
+            raise InputError(
+                f"The last stage, {stages[-1]!r}, has {shapes[stages[-1]][1]} channels, but the head "
+                f"{self.head_path!r} takes {self.head.in_features}. Name the module whose map is "
+                "averaged for the head as the last stage."
+            )
+        self.channels = tuple(shapes[path][1] for path in stages)
+        self.reductions = tuple(round(size / shapes[path][2]) for path in stages)
+        self.classes = logits[1]
+
+    @property
+    def head(self) -> nn.Linear:
+        return self.model.get_submodule(self.head_path)
+
+    def features(self, images: Tensor) -> Features:
+        received: list[Tensor] = []
+        handle = self.head.register_forward_pre_hook(lambda head, inputs: received.append(inputs[0]))
+        try:
+            with tap(self.model, *self.stage_paths) as seen:
+                logits = self.model(images)
+        finally:
+            handle.remove()
+        maps = tuple(seen[path] for path in self.stage_paths)
+        return Features(maps[0], maps, received[-1], logits, final=maps[-1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+
+def _last_linear(model: nn.Module) -> str:
+    leaves = [(path, m) for path, m in model.named_modules() if path and not list(m.children())]
+    linear = [path for path, module in leaves if isinstance(module, nn.Linear)]
+    if not linear or linear[-1] != leaves[-1][0]:
+        path, last = leaves[-1] if leaves else ("", model)
+        raise InputError(
+            f"A {type(model).__name__} ends in {path!r}, a {type(last).__name__}; what is needed is a "
+            "linear layer on pooled features as the last module."
+        )
+    return linear[-1]
+
+
+def _shapes(model: nn.Module, paths: tuple[str, ...], size: int) -> dict[str, torch.Size]:
+    """Shapes of the modules' outputs for one image, without computing on real memory."""
+    ghost = copy.deepcopy(model).to("meta").eval()
+    with torch.no_grad(), tap(ghost, *paths) as seen:
+        ghost(torch.empty(1, 3, size, size, device="meta"))
+    return {path: seen[path].shape for path in paths}

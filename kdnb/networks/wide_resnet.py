@@ -1,0 +1,84 @@
+"""Wide ResNets for small images: depth 6n + 4, three stages, batch norm and ReLU before each convolution.
+
+Source: Zagoruyko & Komodakis, Wide Residual Networks, 2016, table 1; He et al., Identity Mappings in
+Deep Residual Networks, 2016 (pre-activation). Taps and initialisation as in the distillation
+benchmarks (methods.md 1.1).
+"""
+
+from torch import Tensor, nn
+
+from kdnb.errors import InputError
+from kdnb.networks.features import Features, Network
+
+
+class PreactivationBlock(nn.Module):
+    """BN-ReLU-conv-BN-ReLU-conv, added to the shortcut: (B, C_in, H, W) -> (B, C_out, H', W').
+
+    The sum leaves as it is, negatives included: the next batch norm and ReLU belong to the next block.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels_in)
+        self.relu1 = nn.ReLU()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels_out)
+        self.relu2 = nn.ReLU()
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.shortcut: nn.Conv2d | None = None
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = self.relu1(self.bn1(x))
+        residual = self.conv2(self.relu2(self.bn2(self.conv1(active))))
+        # An identity passes the raw input on; a convolution starts from the activated one.
+        return residual + (x if self.shortcut is None else self.shortcut(active))
+
+
+class WideResNet(Network):
+    """A Wide ResNet of ``depth`` = 6n + 4 layers whose stages are ``width`` times as wide as 16, 32, 64.
+
+    The stem is a bare convolution. The maps are the raw sums of the last block of each stage, before
+    any batch norm or ReLU, so they hold negatives; they come at 1, 1/2 and 1/4 of the input size. The
+    embedding is pooled after the last batch norm and ReLU. Any input size works; stages halve it
+    rounding up, so the reductions are exact where 4 divides it.
+
+    Raises InputError for any other depth, or for a width below 1.
+    """
+
+    def __init__(self, depth: int, width: int, classes: int) -> None:
+        if depth < 10 or (depth - 4) % 6:
+            raise InputError(f"depth must be 6n + 4 with n >= 1 (10, 16, 22, ...), found {depth}.")
+        if width < 1:
+            raise InputError(f"width must be at least 1, the narrowest Wide ResNet, found {width}.")
+        super().__init__()
+        widths = (16, 16 * width, 32 * width, 64 * width)
+        self.channels, self.reductions, self.classes = widths[1:], (1, 2, 4), classes
+        self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        blocks = (depth - 4) // 6
+        self.stages = nn.ModuleList(
+            _stage(before, after, blocks, stride)
+            for before, after, stride in zip(widths[:-1], widths[1:], (1, 2, 2), strict=True)
+        )
+        self.last = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU())
+        self.head = nn.Linear(widths[-1], classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.head.bias)
+
+    def features(self, images: Tensor) -> Features:
+        x = stem = self.stem(images)
+        maps = []
+        for stage in self.stages:
+            maps.append(x := stage(x))
+        final = self.last(x)
+        embedding = final.mean((2, 3))  # (B, C)
+        return Features(stem, tuple(maps), embedding, self.head(embedding), final=final)
+
+
+def _stage(channels_in: int, channels_out: int, blocks: int, stride: int) -> nn.Sequential:
+    first = PreactivationBlock(channels_in, channels_out, stride)
+    others = (PreactivationBlock(channels_out, channels_out, 1) for _ in range(1, blocks))
+    return nn.Sequential(first, *others)
