@@ -3,6 +3,7 @@
 Rounds of the compared variants alternate, so that a machine whose speed drifts slows all of them.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
@@ -11,15 +12,18 @@ from time import perf_counter
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdnb.datasets import Augmentation, Batches
-from kdnb.methods import LabelsOnly
+from kdnb.method import Method
+from kdnb.methods import METHODS, LabelsOnly
 from kdnb.networks import build, cost
 from kdnb.seeds import derived_seed
-from kdnb.train import train
+from kdnb.train import evaluate, train
 
 NETWORKS = ("resnet8", "resnet20", "resnet8x4")
+DISTILLATION = ("srrl", "semckd")
 
 
 def training_steps(
@@ -55,6 +59,78 @@ def training_steps(
         yield _row(name, times, 6 * cost(net).macs * batch_size)
 
 
+def distillation_steps(
+    methods: tuple[str, ...] = DISTILLATION,
+    *,
+    student: str = "resnet8x4",
+    teacher: str = "resnet32x4",
+    batch_size: int = 64,
+    steps: int = 2,
+    rounds: int = 5,
+    device: str = "auto",
+) -> Iterator[dict[str, float | str]]:
+    """One row a method that distils ``teacher`` into ``student``, of medians as in training_steps:
+
+    ms: one step at ``auto`` precision. fp32_ms: the student's own step with labels alone in plain
+    eager fp32, contiguous. multiple: ms / fp32_ms, with the smallest and largest of the rounds.
+    over_parts: ms over the student's own step plus the teacher's forward pass, both at ``auto``.
+    matmul_share: of the rate of large matrix products.
+    """
+    batches = _noise(batch_size * steps, batch_size)
+    for name in methods:
+        method = _distillation(name, student, teacher, batch_size)
+        operations = step_operations(method, *next(iter(batches)))
+        ours = train(method, batches, epochs=rounds + 1, lr=0.001, device=device)
+        alone = train(
+            LabelsOnly(build(student, classes=100)), batches, epochs=rounds + 1, lr=0.001, device=device
+        )
+        first, _ = next(ours), next(alone)
+        place = next(method.parameters()).device
+        taught = partial(evaluate, method.teacher, batches)
+        plain = partial(_plain_steps, build(student, classes=100).to(place), batches.to(place))
+        plain(), taught()
+        compared = {
+            "ms": partial(next, ours),
+            "alone": partial(next, alone),
+            "plain": plain,
+            "taught": taught,
+        }
+        times: dict[str, list[float]] = {part: [] for part in (*compared, "matmul")}
+        for _ in range(rounds):
+            for part, work in compared.items():
+                times[part].append(_seconds(work) / steps)
+            times["matmul"].append(matmul_rate(place, first.bf16))
+        yield _method_row(name, times, operations)
+
+
+def _distillation(name: str, student: str, teacher: str, batch_size: int) -> Method:
+    networks = build(student, classes=100), build(teacher, classes=100)
+    return METHODS[name](*networks, batch_size) if METHODS[name].fixed_batch else METHODS[name](*networks)
+
+
+def step_operations(method: Method, images: Tensor, labels: Tensor) -> int:
+    """Floating-point operations of one forward and backward pass, counted by making it on a copy."""
+    copied = copy.deepcopy(method).train()
+    with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
+        sum(copied(images, labels, 0.0).values()).backward()
+    return counter.get_total_flops()
+
+
+def _method_row(name: str, times: dict[str, list[float]], operations: int) -> dict[str, float | str]:
+    multiples = [ours / plain for ours, plain in zip(times["ms"], times["plain"], strict=True)]
+    parts = zip(times["ms"], times["alone"], times["taught"], strict=True)
+    return {
+        "method": name,
+        "ms": 1000 * median(times["ms"]),
+        "fp32_ms": 1000 * median(times["plain"]),
+        "multiple": median(multiples),
+        "multiple_low": min(multiples),
+        "multiple_high": max(multiples),
+        "over_parts": median(ours / (alone + taught) for ours, alone, taught in parts),
+        "matmul_share": operations / median(times["ms"]) / median(times["matmul"]),
+    }
+
+
 def _row(name: str, times: dict[str, list[float]], operations: int) -> dict[str, float | str]:
     """operations: of one step; a multiply-accumulate counts 2, the backward pass twice forward."""
     ratios = [plain / auto for plain, auto in zip(times["plain"], times["auto"], strict=True)]
@@ -81,8 +157,8 @@ def matmul_rate(device: torch.device, bf16: bool, *, size: int = 2048) -> float:
 
 
 def table(rows: list[dict[str, float | str]]) -> str:
-    """The rows as text, shares in percent."""
-    frame = pd.DataFrame(rows).set_index("network")
+    """The rows as text, named by their first column, shares in percent."""
+    frame = pd.DataFrame(rows).set_index(next(iter(rows[0])))
     shares = [column for column in frame.columns if column.endswith("_share")]
     frame[shares] *= 100
     frame.columns = [column.replace("_share", "_%") for column in frame.columns]

@@ -105,21 +105,30 @@ def _how_to_go_on(folder: Path) -> str:
 
 
 @click.command(short_help="Measure training speed on this machine.")
-@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(min=2))
+@click.argument("what", default="all", type=click.Choice(["networks", "methods", "all"]))
+@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(min=2), help="Of networks.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1))
-@click.option("--json", "as_json", is_flag=True, help="One JSON line a network, for scripts.")
-def bench(batch_size: int, rounds: int, as_json: bool) -> None:
-    """Time a training step of several networks against plain fp32, and print ratios.
+@click.option("--json", "as_json", is_flag=True, help="One JSON line a row, for scripts.")
+def bench(what: str, batch_size: int, rounds: int, as_json: bool) -> None:
+    """Time training steps against plain fp32 ones in the same run, and print ratios.
 
-    ms: at auto precision; ratio: plain fp32 over it, with the range over the rounds; matmul_%: of
-    the machine's matrix-product rate; loading_%: share of a step spent on making batches.
+    networks: ms at auto precision; ratio: plain fp32 over it, with the range over the rounds;
+    matmul_%: of the machine's matrix-product rate; loading_%: share spent on making batches.
+
+    methods: resnet32x4 teaches resnet8x4, batch 64. multiple: of the student's own plain fp32 step;
+    over_parts: of the student's step plus the teacher's forward pass, both at auto precision.
     """
-    from kdnb.bench import table, training_steps
+    from kdnb.bench import distillation_steps, table, training_steps
 
-    rows = []
-    for row in training_steps(batch_size=batch_size, rounds=rounds):
-        rows.append(row)
-        if as_json:
-            click.echo(json.dumps(row))
-    if not as_json:
-        click.echo(table(rows))
+    measured = {
+        "networks": lambda: training_steps(batch_size=batch_size, rounds=rounds),
+        "methods": lambda: distillation_steps(rounds=rounds),
+    }
+    for kind in measured if what == "all" else (what,):
+        rows = []
+        for row in measured[kind]():
+            rows.append(row)
+            if as_json:
+                click.echo(json.dumps(row))
+        if not as_json:
+            click.echo(table(rows))

@@ -5,7 +5,9 @@ from math import isfinite
 import pytest
 import torch
 
-from kdnb.bench import matmul_rate, table, training_steps
+from kdnb.bench import distillation_steps, matmul_rate, step_operations, table, training_steps
+from kdnb.methods import KD, SemCKD
+from kdnb.networks import build, cost
 
 KEYS = [
     "network",
@@ -51,3 +53,29 @@ def test_measuring_leaves_the_random_state_alone():
     assert matmul_rate(torch.device("cpu"), False, size=64) > 0
     list(training_steps(("resnet8",), batch_size=2, steps=1, rounds=1, device="cpu"))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_step_counts_both_passes_and_the_teachers_one(batch):
+    """A backward pass costs twice a forward one, but for the first layer's unneeded input gradient."""
+    student, teacher = build("resnet8", classes=10), build("resnet14", classes=10)
+    first = 2 * 3 * 9 * 16 * 16 * 16
+    expected = 6 * cost(student, size=16).macs - first + 2 * cost(teacher, size=16).macs
+    assert step_operations(KD(student, teacher), *batch) == 8 * expected
+
+
+def test_a_method_is_timed_against_its_student_and_its_parts():
+    networks = {"student": "resnet8", "teacher": "resnet14", "batch_size": 4, "steps": 1, "rounds": 2}
+    srrl, semckd = distillation_steps(("srrl", "semckd"), **networks, device="cpu")
+    assert [srrl["method"], semckd["method"]] == ["srrl", "semckd"]
+    for row in (srrl, semckd):
+        assert row["multiple_low"] <= row["multiple"] <= row["multiple_high"]
+        assert row["ms"] > 0
+        assert row["over_parts"] > 0
+    assert "over_parts" in table([srrl, semckd])
+
+
+def test_the_aligner_is_two_thirds_of_semckds_arithmetic():
+    """methods.md 3.4, at full size: 177.1 and 1092.1 million MACs thrice, 1083.0 once, an image."""
+    method = SemCKD(build("resnet8x4", classes=100), build("resnet32x4", classes=100), 4)
+    found = step_operations(method, torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)) / 4 / 2
+    assert found / 1e6 == pytest.approx(3 * 177.1 + 3 * 1092.1 + 1083.0, rel=0.005)

@@ -224,13 +224,21 @@ def test_bench_prints_a_table_or_a_json_line_a_network(monkeypatch):
         yield ROW | {"network": "resnet20"}
 
     monkeypatch.setattr(bench, "training_steps", rows)
-    result = kdnb("bench", "--batch-size", "4", "--rounds", "2")
+    result = kdnb("bench", "networks", "--batch-size", "4", "--rounds", "2")
     assert result.exit_code == 0
     assert asked == [{"batch_size": 4, "rounds": 2}]
     assert "resnet20" in result.stdout
     assert "25.0" in result.stdout
-    lines = kdnb("bench", "--json").stdout.splitlines()
+    lines = kdnb("bench", "networks", "--json").stdout.splitlines()
     assert [json.loads(line)["network"] for line in lines] == ["resnet8", "resnet20"]
+
+
+def test_bench_measures_networks_then_methods_unless_told(monkeypatch):
+    monkeypatch.setattr(bench, "training_steps", lambda **_: iter([ROW]))
+    method = {"method": "srrl", "ms": 1.0, "matmul_share": 0.5}
+    monkeypatch.setattr(bench, "distillation_steps", lambda **_: iter([method]))
+    assert [line.split()[:1] for line in kdnb("bench").stdout.splitlines()][2::3] == [["resnet8"], ["srrl"]]
+    assert "resnet8" not in kdnb("bench", "methods").stdout
 
 
 @pytest.mark.parametrize("words", [["--batch-size", "1"], ["--rounds", "0"], ["--rounds", "x"]])

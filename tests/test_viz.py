@@ -57,6 +57,60 @@ def draw_all(kind=np.asarray) -> dict:
         "paired_runs": viz.paired_runs({"labels only": kind([60.0, 62.0]), "KD": kind([64.0, 65.0])}, roles),
         "similarity_maps": viz.similarity_maps({"a": kind(square), "b": kind(square)}, NAMES),
         "gradient_ledger": viz.gradient_ledger(LEDGER),
+        **draw_maps(kind),
+        **draw_tables(kind),
+    }
+
+
+def draw_maps(kind) -> dict:
+    pictures, masks = (
+        kind(RANDOM.random((2, 8, 8, 3)).tolist()),
+        kind((RANDOM.random((2, 8, 8)) > 0.5).tolist()),
+    )
+    maps = kind(RANDOM.random((2, 4, 4)).tolist())
+    roles = {"teacher": "teacher", "edges": "baseline"}
+    return {
+        "map_rows": viz.map_rows(pictures, {"KD": maps, "none": maps}, masks=masks, titles=["cat", "dog"]),
+        "map_overlays": viz.map_overlays(pictures, maps, masks=masks, titles=["cat", "dog"]),
+        "shift_maps": viz.shift_maps(
+            {"a": maps, "b": maps}, label="shift", images=pictures, titles=NAMES[:2]
+        ),
+        "score_strips": viz.score_strips(
+            {"teacher": kind([0.5, 0.7, 0.4]), "edges": kind([0.1, 0.2, 0.3])},
+            roles,
+            x_label="share on the object",
+            chance=0.2,
+        ),
+    }
+
+
+def draw_tables(kind) -> dict:
+    square = [[1.0, 0.2, -0.3], [0.2, 1.0, 0.1], [-0.3, 0.1, 1.0]]
+    weights = [[0.5, 0.3, 0.2], [0.2, 0.3, 0.5]]
+    bounds = {"low": 0.06, "high": 0.79}
+    return {
+        "layer_heatmaps": viz.layer_heatmaps(
+            {"a": pd.DataFrame(square), "b": pd.DataFrame(square)}, low=0, high=1, label="CKA"
+        ),
+        "class_matrices": viz.class_matrices(
+            {"a": kind(square), "b": kind(square)}, NAMES, label="correlation", families=[0, 1, 0]
+        ),
+        "association_heatmaps": viz.association_heatmaps(kind(weights), kind(weights), **bounds),
+        "association_by_class": viz.association_by_class(kind([weights] * 3), NAMES, **bounds),
+        "association_of_picture": viz.association_of_picture(
+            kind(RANDOM.random((8, 8, 3)).tolist()), kind(weights), kind(weights), **bounds
+        ),
+        "association_over_epochs": viz.association_over_epochs(kind([1, 2, 3]), kind([weights] * 3)),
+        "loss_planes": viz.loss_planes(
+            {"one": kind(square)},
+            kind([0.0, 1.0, 2.0]),
+            kind([0.0, 1.0, 2.0]),
+            {"A": (1.0, 0.5)},
+            {"A": "student"},
+            x_label="x",
+            y_label="y",
+        ),
+        "row_entropy": viz.row_entropy(kind([[0.9, 0.8], [0.7, 0.95], [0.8, 0.9]]), lowest=0.6),
     }
 
 

@@ -62,9 +62,8 @@ def attention_transfer_loss(student_maps: Sequence[Tensor], teacher_maps: Sequen
     Differs: the mean squared difference of the authors' code, where the paper sums Euclidean norms.
     """
     if len(student_maps) != len(teacher_maps):
-        raise InputError(
-            f"{len(student_maps)} student maps cannot pair with {len(teacher_maps)} teacher maps."
-        )
+        found = f"{len(student_maps)} student maps and {len(teacher_maps)} teacher maps"
+        raise InputError(f"Attention transfer pairs maps one by one, found {found}.")
     distances = []
     for pair in zip(student_maps, teacher_maps, strict=True):
         student, teacher = of_equal_size(*pair)

@@ -32,10 +32,10 @@ class Tapped(Network):
         self.model, self.stage_paths = model, stages
         self.head_path = _last_linear(model)
         shapes = _shapes(model, (*stages, self.head_path), size)
-        logits = shapes.pop(self.head_path)
-        for path, shape in shapes.items():
-            if len(shape) != 4:
-                raise InputError(f"The stage {path!r} gives {tuple(shape)}; a stage gives (B, C, H, W).")
+        for path in stages:
+            if len(shapes[path]) != 4:
+                found = tuple(shapes[path])
+                raise InputError(f"The module {path!r} gives {found}; a stage gives (B, C, H, W).")
         if shapes[stages[-1]][1] != self.head.in_features:
             raise InputError(
                 f"The last stage, {stages[-1]!r}, has {shapes[stages[-1]][1]} channels, but the head "
@@ -44,7 +44,7 @@ class Tapped(Network):
             )
         self.channels = tuple(shapes[path][1] for path in stages)
         self.reductions = tuple(round(size / shapes[path][2]) for path in stages)
-        self.classes = logits[1]
+        self.classes = shapes[self.head_path][1]
 
     @property
     def head(self) -> nn.Linear:

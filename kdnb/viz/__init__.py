@@ -1,5 +1,12 @@
 """Arrays in, matplotlib Axes out; ``show`` puts a figure with its caption on the page."""
 
+from kdnb.viz.association import (
+    association_by_class,
+    association_heatmaps,
+    association_of_picture,
+    association_over_epochs,
+    row_entropy,
+)
 from kdnb.viz.figures import (
     curves,
     gradient_ledger,
@@ -8,15 +15,30 @@ from kdnb.viz.figures import (
     similarity_maps,
     soft_label_bars,
 )
+from kdnb.viz.maps import map_overlays, map_rows, score_strips, shift_maps
+from kdnb.viz.matrices import class_matrices, layer_heatmaps
+from kdnb.viz.planes import loss_planes
 from kdnb.viz.style import COLOURS, MARKERS, show
 
 __all__ = [
     "COLOURS",
     "MARKERS",
+    "association_by_class",
+    "association_heatmaps",
+    "association_of_picture",
+    "association_over_epochs",
+    "class_matrices",
     "curves",
     "gradient_ledger",
+    "layer_heatmaps",
+    "loss_planes",
+    "map_overlays",
+    "map_rows",
     "paired_runs",
     "picture_grid",
+    "row_entropy",
+    "score_strips",
+    "shift_maps",
     "show",
     "similarity_maps",
     "soft_label_bars",

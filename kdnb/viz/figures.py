@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from kdnb.viz.style import COLOURS, MARKERS, SEQUENTIAL, styled
+from kdnb.viz.style import COLOURS, MARKERS, SEQUENTIAL, panels, styled
 
 
 @styled
@@ -18,7 +17,7 @@ def picture_grid(
 ) -> np.ndarray:
     """Small pictures (H, W, 3) or maps (H, W) in rows, a title over each; returns the grid of Axes."""
     rows = -(-len(pictures) // columns)
-    _, grid = _new(columns * inch, rows * (inch + 0.25), rows, columns)
+    grid = panels(columns * inch, rows * (inch + 0.25), rows, columns)
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, picture, title in zip(grid.flat, pictures, titles, strict=False):
@@ -32,7 +31,7 @@ def soft_label_bars(
     probabilities: Mapping[str, ArrayLike], classes: Sequence[str], *, truth: int | None = None
 ) -> np.ndarray:
     """One panel of bars (K,) for each named distribution, on one scale; the true class is darker."""
-    _, grid = _new(2.5 * len(probabilities), 2.9, 1, len(probabilities), sharey=True)
+    grid = panels(2.5 * len(probabilities), 2.9, 1, len(probabilities), sharey=True)
     for axes, (name, values) in zip(grid[0], probabilities.items(), strict=True):
         bars = axes.barh(classes, np.asarray(values), color=COLOURS["teacher"], alpha=0.55)
         if truth is not None:
@@ -54,7 +53,7 @@ def curves(
     log: bool = False,
 ) -> Axes:
     """Lines by name, each (x, y), coloured and marked by its role (a key of ``COLOURS``)."""
-    _, grid = _new(6.0, 3.2)
+    grid = panels(6.0, 3.2)
     axes = grid[0, 0]
     for name, (x, y) in lines.items():
         role, x = roles[name], np.asarray(x)
@@ -76,7 +75,7 @@ def paired_runs(
 
     Arrays are ordered by seed, so that entry i of each was trained from the same start.
     """
-    _, grid = _new(1.3 + 1.7 * len(scores), 3.2)
+    grid = panels(1.3 + 1.7 * len(scores), 3.2)
     axes, names = grid[0, 0], list(scores)
     values = np.array([np.asarray(scores[name]) for name in names])  # (methods, seeds)
     axes.plot(range(len(names)), values, color="#BBBBBB", linewidth=1, zorder=1)
@@ -105,7 +104,7 @@ def similarity_maps(
     off = ~np.eye(len(names), dtype=bool)
     low = min(matrix[off].min() for matrix in values.values())
     high = max(matrix[off].max() for matrix in values.values())
-    _, grid = _new(3.7 * len(values) + 0.6, 3.9, 1, len(values), sharey=True)
+    grid = panels(3.7 * len(values) + 0.6, 3.9, 1, len(values), sharey=True)
     for column, (axes, (title, matrix)) in enumerate(zip(grid[0], values.items(), strict=True)):
         last = column == len(values) - 1
         sns.heatmap(
@@ -130,7 +129,7 @@ def gradient_ledger(ledger: pd.DataFrame) -> Axes:
     A cell with no gradient stays white and says 0.
     """
     height = 1.3 + 0.45 * len(ledger)
-    _, grid = _new(2.2 + 1.15 * len(ledger.columns), height)
+    grid = panels(2.2 + 1.15 * len(ledger.columns), height)
     axes, values = grid[0, 0], ledger.to_numpy(dtype=float)
     words = np.vectorize(lambda value: f"{value:.2g}" if value else "0")(values)
     shown = ledger.where(ledger > 0)
@@ -153,7 +152,3 @@ def gradient_ledger(ledger: pd.DataFrame) -> Axes:
     axes.tick_params(axis="y", rotation=0)
     axes.tick_params(axis="x", rotation=20)
     return axes
-
-
-def _new(width: float, height: float, rows: int = 1, columns: int = 1, **options):
-    return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)

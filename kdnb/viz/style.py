@@ -7,6 +7,7 @@ from typing import ParamSpec, TypeVar
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 
 Arguments = ParamSpec("Arguments")
@@ -55,6 +56,11 @@ def styled(draw: Callable[Arguments, Drawn]) -> Callable[Arguments, Drawn]:
             return draw(*arguments, **options)
 
     return in_style
+
+
+def panels(width: float, height: float, rows: int = 1, columns: int = 1, **options: object) -> np.ndarray:
+    """The Axes of a new figure, as a grid (rows, columns); width and height in inches."""
+    return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)[1]
 
 
 def show(figure: Figure, caption: str) -> None:

@@ -1,0 +1,40 @@
+"""The numbers behind the pictures."""
+
+from kdnb.analysis.association import (
+    association_bounds,
+    association_by_class,
+    lowest_relative_entropy,
+    relative_entropy,
+)
+from kdnb.analysis.classes import class_similarity, family_contrast, logit_similarity, siblings_found
+from kdnb.analysis.gradcam import grad_cam
+from kdnb.analysis.maps import centre_maps, edge_maps, normalised, uniform_maps
+from kdnb.analysis.scores import iou_at_equal_area, map_scores, mass_inside, pointing_game
+from kdnb.analysis.similarity import attention_cosine, cka_matrix, linear_cka, raw_cosine
+from kdnb.analysis.statistics import Interval, paired_difference
+
+__all__ = [
+    "Interval",
+    "association_bounds",
+    "association_by_class",
+    "attention_cosine",
+    "centre_maps",
+    "cka_matrix",
+    "class_similarity",
+    "edge_maps",
+    "family_contrast",
+    "grad_cam",
+    "iou_at_equal_area",
+    "linear_cka",
+    "logit_similarity",
+    "lowest_relative_entropy",
+    "map_scores",
+    "mass_inside",
+    "normalised",
+    "paired_difference",
+    "pointing_game",
+    "raw_cosine",
+    "relative_entropy",
+    "siblings_found",
+    "uniform_maps",
+]

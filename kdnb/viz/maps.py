@@ -1,0 +1,172 @@
+"""Figures of maps: where networks look, and how well that fits the object."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from numpy.typing import ArrayLike
+
+from kdnb.viz.style import COLOURS, SEQUENTIAL, SIGNED, panels, styled
+
+OUTLINE = "#D55E00"  # Okabe-Ito vermilion: seen on pictures, on cividis and on white
+INCH = 1.15  # side of one picture
+
+
+@styled
+def map_rows(
+    images: ArrayLike,
+    maps: Mapping[str, ArrayLike],
+    *,
+    masks: ArrayLike | None = None,
+    titles: Sequence[str] | None = None,
+) -> np.ndarray:
+    """A row a picture (N, H, W, 3), then each of its maps (N, h, w) by name; returns the grid of Axes.
+
+    Every row has one colour scale, from the lowest to the highest value of its maps: bring maps of
+    different networks to one scale before, and name it in the caption. Maps are drawn in their own
+    resolution. masks (N, H, W) outline the object everywhere; titles name the rows.
+    """
+    images = np.asarray(images)
+    named = {name: np.asarray(values, dtype=float) for name, values in maps.items()}
+    grid = panels((1 + len(named)) * INCH + 0.9, len(images) * INCH + 0.3, len(images), 1 + len(named))
+    for row, axes in enumerate(grid):
+        shown = [values[row] for values in named.values()]
+        scale = min(values.min() for values in shown), max(values.max() for values in shown)
+        _picture(axes[0], images[row])
+        for one, values in zip(axes[1:], shown, strict=True):
+            _map(one, values, images[row], scale)
+        _outline(axes, masks, row)
+    _name(grid, ["picture", *named], titles)
+    _relative_bar(grid)
+    return grid
+
+
+@styled
+def map_overlays(
+    images: ArrayLike,
+    maps: ArrayLike,
+    *,
+    masks: ArrayLike | None = None,
+    titles: Sequence[str] | None = None,
+) -> np.ndarray:
+    """A row a picture: the picture (N, H, W, 3), its map (N, h, w), and the map laid over the picture.
+
+    Every row has its own colour scale. In the overlay the picture is grey and the map smooth, so that
+    one sees where it lies; the map beside it is exact. Returns the grid of Axes.
+    """
+    images, maps = np.asarray(images), np.asarray(maps, dtype=float)
+    grid = panels(3 * INCH + 0.9, len(images) * INCH + 0.3, len(images), 3)
+    for row, axes in enumerate(grid):
+        scale = maps[row].min(), maps[row].max()
+        _picture(axes[0], images[row])
+        _map(axes[1], maps[row], images[row], scale)
+        _grey(axes[2], images[row])
+        _map(axes[2], maps[row], images[row], scale, alpha=0.55, interpolation="bilinear")
+        _outline(axes, masks, row)
+    _name(grid, ["picture", "map", "overlay"], titles)
+    _relative_bar(grid)
+    return grid
+
+
+@styled
+def shift_maps(
+    maps: Mapping[str, ArrayLike],
+    *,
+    label: str,
+    images: ArrayLike | None = None,
+    titles: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Signed maps (N, h, w) by name, a column each, a row a sample, after the picture if given.
+
+    All share one scale, symmetric about 0, with its colour bar. Returns the grid of Axes.
+    """
+    named = {name: np.asarray(values, dtype=float) for name, values in maps.items()}
+    limit = max(np.abs(values).max() for values in named.values())
+    rows, first = len(next(iter(named.values()))), 0 if images is None else 1
+    grid = panels((first + len(named)) * INCH + 1.0, rows * INCH + 0.3, rows, first + len(named))
+    for row, axes in enumerate(grid):
+        if images is not None:
+            _picture(axes[0], np.asarray(images)[row])
+        for one, values in zip(axes[first:], named.values(), strict=True):
+            drawn = one.imshow(values[row], cmap=SIGNED, vmin=-limit, vmax=limit, interpolation="nearest")
+    _name(grid, ["picture"] * first + list(named), titles)
+    grid[0, 0].figure.colorbar(drawn, ax=grid, label=label, fraction=0.05, pad=0.02, aspect=15 * rows)
+    return grid
+
+
+@styled
+def score_strips(
+    scores: Mapping[str, ArrayLike],
+    roles: Mapping[str, str],
+    *,
+    x_label: str,
+    chance: float | None = None,
+) -> Axes:
+    """One line of dots a name, a dot an image, with density, quartiles and mean; chance is dashed."""
+    axes = panels(6.0, 0.9 + 0.55 * len(scores))[0, 0]
+    values = {name: np.asarray(score, dtype=float) for name, score in scores.items()}
+    table = pd.concat([pd.DataFrame({"name": name, "score": score}) for name, score in values.items()])
+    colours = {name: COLOURS[roles[name]] for name in scores}
+    shape = {"fill": False, "inner": "quart", "cut": 0, "density_norm": "width", "linewidth": 1.2}
+    sns.violinplot(table, x="score", y="name", hue="name", palette=colours, **shape, legend=False, ax=axes)
+    jitter = np.random.default_rng(0)
+    for row, (name, score) in enumerate(values.items()):
+        height, mean = row + jitter.uniform(-0.3, 0.3, len(score)), score.mean()
+        axes.scatter(score, height, s=6, color=colours[name], alpha=0.35, linewidths=0)
+        axes.plot(mean, row, marker="D", color=colours[name], markeredgecolor="white", markersize=8, zorder=4)
+        axes.annotate(
+            f"{mean:.2f}", (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=10
+        )
+    if chance is not None:
+        axes.axvline(chance, color="black", linestyle="--", linewidth=1.2, zorder=2)
+        axes.annotate("chance", (chance, 1.01), xycoords=("data", "axes fraction"), ha="center", fontsize=9)
+    axes.annotate("mean", (1.01, 1.01), xycoords="axes fraction", fontsize=9)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel("")
+    return axes
+
+
+def _picture(axes: Axes, image: np.ndarray) -> None:
+    axes.imshow(image, interpolation="nearest")
+
+
+def _grey(axes: Axes, image: np.ndarray) -> None:
+    """The picture in light grey, so that colours laid over it stay visible."""
+    white = 255 if image.dtype == np.uint8 else 1
+    axes.imshow(image @ [0.299, 0.587, 0.114], cmap="gray", vmin=-0.5 * white, vmax=white)
+
+
+def _map(axes: Axes, values: np.ndarray, image: np.ndarray, scale: tuple, **options: object) -> None:
+    height, width = image.shape[:2]
+    place = (-0.5, width - 0.5, height - 0.5, -0.5)
+    options = {"interpolation": "nearest"} | options
+    axes.imshow(values, cmap=SEQUENTIAL, vmin=scale[0], vmax=scale[1], extent=place, **options)
+
+
+def _outline(row: Sequence[Axes], masks: ArrayLike | None, number: int) -> None:
+    if masks is not None:
+        for axes in row:
+            axes.contour(np.asarray(masks)[number], levels=[0.5], colors=OUTLINE, linewidths=1.2)
+
+
+def _name(grid: np.ndarray, columns: Sequence[str], rows: Sequence[str] | None) -> None:
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    for axes, name in zip(grid[0], columns, strict=True):
+        axes.set_title(name)
+    for axes, name in zip(grid[:, 0], rows or [], strict=rows is not None):
+        axes.set_ylabel(name)
+
+
+def _relative_bar(grid: np.ndarray) -> None:
+    """A colour bar from the lowest to the highest value of each row."""
+    drawn = ScalarMappable(Normalize(0, 1), SEQUENTIAL)
+    bar = grid[0, 0].figure.colorbar(
+        drawn, ax=grid, ticks=[0, 1], fraction=0.05, pad=0.02, aspect=15 * len(grid)
+    )
+    bar.ax.set_yticklabels(["low", "high"])
