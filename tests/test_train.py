@@ -83,11 +83,12 @@ def weights(method: nn.Module) -> bytes:
 @pytest.mark.parametrize("precision", ["fp32", "fp64"])
 def test_one_step_is_sgd_written_by_hand(precision):
     method = Toy(dropout=0, dtype=torch.float64 if precision == "fp64" else torch.float32)
-    by_hand = copy.deepcopy(method).student
+    by_hand = copy.deepcopy(method).student.to(memory_format=torch.channels_last)
     [(images, labels)] = batches = pairs(1)
     finish(method, batches, epochs=1, precision=precision)
 
-    F.cross_entropy(by_hand(images.to(by_hand[0].weight)), labels).backward()
+    images = images.to(by_hand[0].weight.dtype, memory_format=torch.channels_last)
+    F.cross_entropy(by_hand(images), labels).backward()
     with torch.no_grad():
         for weight in by_hand.parameters():
             gradient = weight.grad + Method.weight_decay * weight  # the first momentum is this
@@ -97,7 +98,7 @@ def test_one_step_is_sgd_written_by_hand(precision):
 
 def test_many_steps_are_the_loop_anyone_would_write():
     method, batches = Toy(dropout=0), pairs(3)
-    by_hand = copy.deepcopy(method).student
+    by_hand = copy.deepcopy(method).student.to(memory_format=torch.channels_last)
     finish(method, batches, epochs=2)
 
     optimizer = torch.optim.SGD(by_hand.parameters(), lr=1, momentum=0.9, weight_decay=5e-4)
@@ -105,6 +106,7 @@ def test_many_steps_are_the_loop_anyone_would_write():
         images, labels = batches[step % 3]
         optimizer.param_groups[0]["lr"] = 0.1 * (1 + cos(pi * (step / 3) / 2)) / 2
         optimizer.zero_grad()
+        images = images.to(memory_format=torch.channels_last)
         F.cross_entropy(by_hand(images), labels).backward()
         optimizer.step()
     assert weights(method.student) == weights(by_hand)
