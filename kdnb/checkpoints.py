@@ -20,13 +20,15 @@ FORMAT = "1"
 
 
 class Saved(NamedTuple):
-    """A network read back: with the classes it knows and the normalisation it was trained with."""
+    """A network read back: with the classes it knows, and the normalisation and the image size (None
+    in files that do not tell) it was trained with."""
 
     net: Network
     name: str
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     spread: tuple[float, ...]
+    size: int | None = None
 
 
 def save_network(net: nn.Module, name: str, data: Dataset, path: Path) -> str:
@@ -42,6 +44,7 @@ def save_network(net: nn.Module, name: str, data: Dataset, path: Path) -> str:
         "classes": json.dumps(data.classes),
         "mean": json.dumps(data.mean),
         "spread": json.dumps(data.spread),
+        "size": json.dumps(data.size),
     }
     content = _ordered(bytes_of(_on_cpu(net.state_dict()), metadata=about))
     write_whole(path, content)
@@ -70,11 +73,12 @@ def load_network(path: str | Path, *, expected: str | None = None) -> Saved:
         raise InputError(f"{path} holds a {name!r}, which this kdnb ({__version__}) cannot build.")
     try:
         classes, mean, spread = (tuple(json.loads(about[key])) for key in ("classes", "mean", "spread"))
+        size = json.loads(about.get("size", "null"))
         net = build(name, classes=len(classes))
         net.load_state_dict(tensors_from(path.read_bytes()))
     except (RuntimeError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"{path} does not fit a {name}. Train or copy it again. Details: {error}") from error
-    return Saved(net, name, classes, mean, spread)
+    return Saved(net, name, classes, mean, spread, size)
 
 
 def save_state(state: dict[str, Any], folder: Path) -> None:

@@ -93,7 +93,7 @@ def pooled(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
 
 
 def of_equal_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps (B, C, H, W) at the smaller height and the smaller width of the two.
+    """Both maps (B, ..., H, W) at the smaller height and the smaller width of the two.
 
     Raises InputError when they are not of the same images.
     """

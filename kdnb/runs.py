@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from kdnb import datasets
-from kdnb.checkpoints import load_network, load_state, save_network, save_state
+from kdnb.checkpoints import load_state, save_network, save_state
 from kdnb.datasets import Augmentation, Dataset
 from kdnb.errors import InputError
 from kdnb.files import write_whole
@@ -24,7 +24,7 @@ from kdnb.records import Record, code_version, metrics_of, read, versions
 from kdnb.schedules import SCHEDULES
 from kdnb.seeds import derived_seed
 from kdnb.spec import Spec
-from kdnb.teachers import require_classes, shapes_teacher
+from kdnb.teachers import fit_teacher, shapes_teacher
 from kdnb.train import evaluate, train
 
 
@@ -112,9 +112,7 @@ def assemble(spec: Spec, data: Dataset) -> tuple[Method, str | None]:
     networks, checksum = {"student": student}, None
     if spec.needs_teacher:
         path = _teacher_file(spec)
-        saved = load_network(path)
-        require_classes(saved.classes, data.classes, path)
-        networks["teacher"], checksum = saved.net, _checksum(path)
+        networks["teacher"], checksum = fit_teacher(path, data).net, _checksum(path)
     if "batch_size" in inspect.signature(METHODS[spec.method]).parameters:
         networks["batch_size"] = -(-spec.batch_size // int(os.environ.get("WORLD_SIZE", 1)))
     with torch.random.fork_rng(devices=[]):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kdnb.checkpoints import load_network, save_network
+from kdnb.checkpoints import Saved, load_network, save_network
 from kdnb.datasets import Dataset, load
 from kdnb.errors import InputError
 from kdnb.methods import LabelsOnly
@@ -43,15 +43,24 @@ def teacher_for(data: Dataset, network: str, *, file: str = "", epochs: int, ima
     if not file and data.name != "shapes":
         return fresh_teacher(data, network, epochs=epochs, images=images)
     path = Path(file) if file else shapes_teacher()
+    return fit_teacher(path, data).net
+
+
+def fit_teacher(path: Path, data: Dataset) -> Saved:
+    """The network in ``path``, if it can teach on ``data``.
+
+    Raises InputError unless it knows exactly the classes of the data, in their order, and was trained
+    on images of their size.
+    """
     saved = load_network(path)
-    require_classes(saved.classes, data.classes, path)
-    return saved.net
-
-
-def require_classes(teacher: tuple[str, ...], data: tuple[str, ...], path: Path) -> None:
-    """Raises InputError unless the teacher knows exactly the classes of the data, in their order."""
-    if teacher != data:
+    if saved.classes != data.classes:
         raise InputError(
-            f"The teacher in {path} knows the classes {', '.join(teacher)}, but the data have "
-            f"{', '.join(data)}. Train a teacher on these data first: kdnb train labels-only."
+            f"The teacher in {path} knows the classes {', '.join(saved.classes)}, but the data have "
+            f"{', '.join(data.classes)}. Train a teacher on these data first: kdnb train labels-only."
         )
+    if saved.size not in (None, data.size):
+        raise InputError(
+            f"The teacher in {path} was trained on images of {saved.size} pixels a side, the student "
+            f"would see {data.size}. Give both one size: --size {saved.size}, or another teacher."
+        )
+    return saved

@@ -51,7 +51,7 @@ def rewritten(file: Path, tensors: dict | None = None, **changes: str | None) ->
 class TestNetwork:
     def test_round_trip(self, net, data, file):
         saved = load_network(file)
-        assert saved[1:] == ("resnet8", data.classes, data.mean, data.spread)
+        assert saved[1:] == ("resnet8", data.classes, data.mean, data.spread, data.size)
         assert_same(saved.net.state_dict(), net.state_dict())
 
     def test_a_run_folder_and_words_for_paths(self, file):

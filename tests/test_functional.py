@@ -6,7 +6,20 @@ import pytest
 import torch
 
 from kdnb.errors import InputError
-from kdnb.functional import at_least_float32, correct, kd_loss, label_loss, soft_labels
+from kdnb.functional import (
+    at_least_float32,
+    attention_map,
+    correct,
+    cosine_similarity,
+    kd_loss,
+    label_loss,
+    normalized_mse,
+    of_equal_size,
+    pooled,
+    require_weights,
+    soft_labels,
+    unit_vectors,
+)
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -102,3 +115,55 @@ def test_label_loss_of_uniform_logits_is_log_k():
 def test_correct_compares_along_the_classes():
     logits = torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, 3.0]])
     assert correct(logits, torch.tensor([1, 0])).tolist() == [True, False]
+
+
+def test_attention_is_the_mean_power_over_the_channels():
+    maps = torch.tensor([[[[1.0, -2.0]], [[3.0, 0.0]]]])  # (1, 2, 1, 2)
+    assert attention_map(maps).tolist() == [[[5.0, 2.0]]]
+    assert attention_map(maps, power=1).tolist() == [[[2.0, 1.0]]]
+    assert attention_map(maps.bfloat16()).dtype is torch.float32
+
+
+@pytest.mark.parametrize("power", [0.5, -1, float("nan"), float("inf")])
+def test_powers_without_a_finite_gradient_are_refused(power):
+    with pytest.raises(InputError, match="power must be a finite number, 1 or more"):
+        attention_map(torch.ones(1, 1, 2, 2), power=power)
+
+
+def test_unit_vectors_have_length_one_and_zeros_stay_zeros():
+    units = unit_vectors(torch.stack([wave(3, 4, a=0.7, b=0.1), torch.zeros(3, 4)]))
+    assert units.shape == (2, 12)
+    assert units.norm(dim=1).tolist() == pytest.approx([1, 0])
+
+
+def test_normalized_mse_is_closed_form():
+    """methods.md 12: MSEnu of two maps, and of their attention maps."""
+    a, b = wave(8, 4, 8, 8, a=0.11, b=0.2), wave(8, 4, 8, 8, a=0.19, b=0.7)
+    assert normalized_mse(a, b).item() == pytest.approx(0.00777959477484, rel=1e-9)
+    found = normalized_mse(attention_map(a), attention_map(b)).item()
+    assert found == pytest.approx(0.00272707351326, rel=1e-9)
+    assert normalized_mse(a, -a).item() == pytest.approx(4 / 256)
+
+
+def test_cosine_similarity_is_one_for_scaled_and_minus_one_for_turned():
+    a = wave(4, 3, 2, 2, a=0.7, b=0.1)
+    assert cosine_similarity(a, 5 * a).tolist() == pytest.approx([1] * 4)
+    assert cosine_similarity(a, -a).tolist() == pytest.approx([-1] * 4)
+    with pytest.raises(InputError, match="equal shapes"):
+        cosine_similarity(a, a[:, :2])
+
+
+def test_pooling_averages_and_leaves_alone_what_fits():
+    maps = wave(2, 3, 4, 4, a=0.7, b=0.1)
+    assert pooled(maps, 4) is maps
+    torch.testing.assert_close(pooled(maps, 1)[..., 0, 0], maps.mean((2, 3)))
+    wide, high = of_equal_size(maps[:, :, :2], maps[:, :, :, :2])
+    assert wide.shape == high.shape == (2, 3, 2, 2)
+    with pytest.raises(InputError, match="of 2 and of 1 images"):
+        of_equal_size(maps, maps[:1])
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("inf"), float("nan")])
+def test_weights_out_of_range_are_named(weight):
+    with pytest.raises(InputError, match="hint_weight"):
+        require_weights(label_weight=0.0, hint_weight=weight)

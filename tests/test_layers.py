@@ -35,7 +35,7 @@ ALLOWED = {
         *("method", "methods", "networks", "schedules", "train"),
     },
     "testing": {"method"},
-    "exercises": {"analysis", "functional", "methods"},
+    "exercises": {"analysis", "functional", "methods", "taps"},
     "bench": {"datasets", "methods", "networks", "train"},
     "headless": set(),
     "doctor": set(),

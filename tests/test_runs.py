@@ -17,7 +17,7 @@ from kdnb import __version__, records, runs
 from kdnb.checkpoints import load_network, load_state
 from kdnb.errors import InputError
 from kdnb.methods import LabelsOnly
-from kdnb.records import Record
+from kdnb.records import Record, read
 from kdnb.runs import run
 from kdnb.spec import Spec
 
@@ -140,6 +140,15 @@ def test_last_selected_and_best_are_told_apart(spec, tmp_path, monkeypatch):
         "best": 90,
         "best_epoch": 1,
     }
+
+
+def test_evaluating_every_few_epochs_changes_no_weight_and_never_misses_the_last(spec, whole, tmp_path):
+    record = run(spec, out=tmp_path, evaluate_every=2)
+    history = pd.read_csv(tmp_path / spec.name / "history.csv")
+    assert history["test/student"].notna().tolist() == [False, True, True]
+    always = read(whole)
+    assert record.student == always.student
+    assert record.metrics["student"]["last"] == always.metrics["student"]["last"]
 
 
 def test_weight_decay_and_the_number_of_labels_are_used(spec, whole, tmp_path):

@@ -67,3 +67,17 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path):
     shutil.copy(tmp_path / "net", tmp_path / "student.safetensors")
     with pytest.raises(InputError, match="knows the classes cat, dog, but the data have a, b"):
         teachers.teacher_for(tiny(), "resnet8", file=str(tmp_path), epochs=1)
+
+
+def test_a_teacher_of_other_image_sizes_is_refused(tmp_path):
+    data = tiny()
+    save_network(build("resnet8", classes=2), "resnet8", data, tmp_path / "student.safetensors")
+    large = Dataset.of(
+        "large", data.classes, train=double(data.train), validation=data.validation, test=data.test
+    )
+    with pytest.raises(InputError, match=rf"images of {data.size} pixels a side.*--size {data.size}"):
+        teachers.teacher_for(large, "resnet8", file=str(tmp_path), epochs=1)
+
+
+def double(part: Part) -> Part:
+    return Part(part.images.repeat_interleave(2, 1).repeat_interleave(2, 2), part.labels)

@@ -164,5 +164,5 @@ def test_loss_planes_draw_every_loss_and_mark_every_point_on_it():
     assert [axes.get_title() for axes in grid] == ["bowl", "flat"]
     for axes in grid:
         marks = [m.get_offsets().tolist()[0] for m in axes.collections if len(m.get_offsets()) == 1]
-        assert [[1.0, 2.0], [3.0, 0.5]] == [mark for mark in marks if mark != [0.0, 0.0]]
+        assert [mark for mark in marks if mark != [0.0, 0.0]] == [[1.0, 2.0], [3.0, 0.5]]
         assert {"A", "B"} <= {text.get_text() for text in axes.texts}
