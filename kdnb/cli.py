@@ -120,6 +120,7 @@ def list_() -> None:
     from kdnb.headless.notebooks import course_notebooks, read_notebook
     from kdnb.methods import METHODS
     from kdnb.networks import NETWORKS
+    from kdnb.spec import method_options
 
     notebooks = [read_notebook(path) for path in course_notebooks()]
     click.echo("Notebooks")
@@ -129,7 +130,11 @@ def list_() -> None:
         for parameter in notebook.parameters.values():
             line = f"{parameter.name}: {parameter.type} = {parameter.default}"
             click.echo(f"        {line:32}{parameter.help}".rstrip())
-    _section("Methods", {name: _first_line(method) for name, method in METHODS.items()})
+    click.echo("\nMethods, with the options of 'kdnb train' (-o name=value)")
+    for name, method in METHODS.items():
+        click.echo(f"  {name:{max(map(len, METHODS))}}  {_first_line(method)}")
+        for option, default in method_options(method).items():
+            click.echo(f"        {option} = {default}")
     _section("Networks (cost for 10 classes, one 32 x 32 picture)", {n: _cost(n) for n in NETWORKS})
     _section("Data sets", DATASETS)
 
@@ -142,7 +147,7 @@ def _cost(network: str) -> str:
     from kdnb.networks import build, cost
 
     parameters, macs = cost(build(network, classes=10))
-    return f"{parameters:>9,} parameters, {macs / 1e6:6.1f} million multiplications"
+    return f"{parameters:>10,} parameters, {macs / 1e6:6.1f} million multiplications"
 
 
 def _section(title: str, lines: dict[str, str]) -> None:

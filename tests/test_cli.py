@@ -100,6 +100,7 @@ def test_list_shows_everything_there_is(course):
     assert result.exit_code == 0, result.output
     assert "  04  Title of 04_semckd\n" in result.output
     assert 'preset: str = "quick"' in result.output
+    assert "cross_layer_weight = 400.0" in result.output
     assert "smoke | quick | paper" in result.output
     words = result.output.split()
     assert {*METHODS, *NETWORKS, *DATASETS} <= set(words)

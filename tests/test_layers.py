@@ -40,7 +40,7 @@ ALLOWED = {
     "headless": set(),
     "doctor": set(),
     "training_commands": {"runs", "spec", "bench", "train"},
-    "cli": {"headless", "doctor", "training_commands", "datasets", "methods", "networks"},
+    "cli": {"headless", "doctor", "training_commands", "datasets", "methods", "networks", "spec"},
 }
 GROUND = {"errors", "files", "paths", "seeds"}
 NOT_AT_IMPORT = {"IPython", "ipywidgets", "papermill"}

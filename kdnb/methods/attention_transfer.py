@@ -14,7 +14,9 @@ from kdnb.networks import Network
 
 
 class AttentionTransfer(Distillation):
-    """CE, and the distance of unit attention maps at every stage; KD where ``soft_weight`` is set.
+    """The student attends to where the teacher attends, stage by stage.
+
+    Minimises CE and the distance of unit attention maps; KD as well where ``soft_weight`` is set.
 
     attention_weight: 1000, the benchmark's, for a loss that is at most 4 / (H W) a stage.
     soft_weight: 0 as in the paper and in RepDistiller's table, 1 as in SemCKD's.

@@ -13,8 +13,10 @@ from kdnb.networks import Network
 
 
 class FitNet(Distillation):
-    """CE, and the mean squared error between a regressed student map and the teacher's at the same
-    stage; KD where ``soft_weight`` is set.
+    """One hidden stage of the student imitates the teacher's, through a regressor.
+
+    Minimises CE and the mean squared error of the regressed map; KD as well where ``soft_weight`` is
+    set.
 
     stage: which one gives the hint, counted from 1: 2 in RepDistiller, 1 in the SemCKD repository.
     hint_weight: 100, the benchmark's. soft_weight: 0 as in RepDistiller's table, 1 as in SemCKD's.

@@ -20,7 +20,9 @@ VARIANTS = ("learned", "uniform", "fixed", "shuffled")
 
 
 class SemCKD(Distillation):
-    """CE + KD + a cross-layer loss: the distance of every pair of layers, weighted per image.
+    """Every student layer learns from all teacher layers, by an association learned for each image.
+
+    Minimises CE + KD + a cross-layer loss: the distance of every pair of layers, weighted.
 
     batch_size: B, of every training step and of ``association``, since the association reads rows
     of B x B similarities. cross_layer_weight: 400 on CIFAR, 50 on ImageNet. variant: "learned" is

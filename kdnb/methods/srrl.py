@@ -14,8 +14,9 @@ from kdnb.networks import Network
 
 
 class SRRL(Distillation):
-    """CE + feature matching + softmax regression; each alone where the other's weight is 0.
+    """The student's features should be the teacher's, as the teacher's own classifier sees them.
 
+    Minimises CE + feature matching + softmax regression; each alone where the other's weight is 0.
     The student's last map passes a connector to the teacher's width; its pooled vector should equal
     the teacher's embedding (feature matching) and get the teacher's logits from the teacher's own,
     frozen head (softmax regression). The gradient flows through that head, never into it.
