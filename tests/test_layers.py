@@ -36,7 +36,7 @@ ALLOWED = {
     },
     "testing": {"method"},
     "exercises": {"analysis", "functional", "methods", "taps"},
-    "bench": {"datasets", "methods", "networks", "train"},
+    "bench": {"datasets", "method", "methods", "networks", "train"},
     "headless": set(),
     "doctor": set(),
     "training_commands": {"runs", "spec", "bench", "train"},

@@ -42,7 +42,13 @@ def notebook(request) -> Path:
 
 
 def test_the_course_begins():
-    assert [path.stem for path in NOTEBOOKS] == ["00_start_here", "01_dark_knowledge"]
+    assert [path.stem for path in NOTEBOOKS] == [
+        "00_start_here",
+        "01_dark_knowledge",
+        "02_looking_inside",
+        "03_srrl",
+        "04_semckd",
+    ]
 
 
 def test_it_is_valid_and_says_which_kernel(notebook):

@@ -44,7 +44,7 @@ def association_of_picture(
     """
     tables = [_layers(np.asarray(values, dtype=float)) for values in (weights, mean)]
     students, teachers = tables[0].shape
-    widths = [1.6, 1.2 + teachers, 1.2 + teachers]
+    widths = [1.6, 0.9 + 0.75 * teachers, 0.9 + 0.75 * teachers]
     height = max(2.0, 1.3 + 0.5 * students)
     grid = panels(sum(widths) + 1.0, height, 1, 3, gridspec_kw={"width_ratios": widths})
     grid[0, 0].imshow(np.asarray(picture), interpolation="nearest")

@@ -1,0 +1,213 @@
+"""Exercises of notebook 04: similarities within a batch, a softmax over teacher layers, a weighted loss."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.methods import semckd
+
+
+def batch_similarity(maps: Tensor) -> Tensor:
+    """The library's, for one layer: (B, C, H, W) -> (B, B)."""
+    return semckd.batch_similarity([maps])[0]
+
+
+def association(queries: Tensor, keys: Tensor) -> Tensor:
+    """What ``LayerAttention`` does with its vectors, of any length: (S, B, D), (M, B, D) -> (B, S, M)."""
+    energies = torch.einsum("sbd,mbd->bsm", F.normalize(queries, dim=2), F.normalize(keys, dim=2))
+    return energies.softmax(2)
+
+
+def over_teacher_layers(energies: Tensor) -> Tensor:
+    """Energies (B, S, M) to weights: each student layer shares itself out among the teacher's."""
+    return energies.softmax(2)
+
+
+def _random(seed: int, *shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def _value_and_gradients(function, *inputs: Tensor) -> list[Tensor]:
+    """A detached input gives the right value and the wrong gradient: both are looked at."""
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    value = tensor_from(function(*leaves))
+    if not value.requires_grad:
+        return [value, *map(torch.zeros_like, inputs)]
+    scale = torch.linspace(1, 2, value.numel(), dtype=torch.float64).reshape(value.shape)
+    gradients = torch.autograd.grad((scale * value).sum(), leaves, allow_unused=True)
+    pairs = zip(gradients, inputs, strict=True)
+    return [value.detach(), *(torch.zeros_like(i) if g is None else g for g, i in pairs)]
+
+
+def _probe_similarity(function) -> list[Tensor]:
+    return _value_and_gradients(function, _random(0, 4, 3, 2, 2))
+
+
+def _probe_association(function) -> list[Tensor]:
+    return _value_and_gradients(function, 2 * _random(1, 2, 4, 5), 2 * _random(2, 3, 4, 5))
+
+
+def _probe_loss(function) -> list[Tensor]:
+    return _value_and_gradients(function, _random(3, 4, 2, 3).square(), _random(4, 4, 2, 3).softmax(2))
+
+
+def _probe_axis(function) -> list[Tensor]:
+    return [tensor_from(function(_random(5, 4, 3, 3)))]
+
+
+def _energies(queries: Tensor, keys: Tensor) -> Tensor:
+    return torch.einsum("sbd,mbd->bsm", queries, keys)
+
+
+def _cosines(queries: Tensor, keys: Tensor) -> Tensor:
+    return _energies(F.normalize(queries, dim=2), F.normalize(keys, dim=2))
+
+
+EXERCISES = {
+    "batch_similarity": Exercise(
+        reference=batch_similarity,
+        probe=_probe_similarity,
+        mutants=(
+            Mutant(
+                "normalised rows",
+                lambda maps: F.normalize(batch_similarity(maps), dim=1),
+                "you scaled the rows of the matrix to length 1, as similarity-preserving distillation "
+                "does; SemCKD reads the raw inner products.",
+            ),
+            Mutant(
+                "cosine",
+                lambda maps: batch_similarity(F.normalize(maps.flatten(1), dim=1)[..., None, None]),
+                "these are cosines, with ones on the diagonal; SemCKD keeps the lengths: no normalisation.",
+            ),
+            Mutant(
+                "pooled first",
+                lambda maps: batch_similarity(maps.mean((2, 3), keepdim=True)),
+                "you averaged over the positions first, so only channels are compared; flatten C, H and W.",
+            ),
+            Mutant(
+                "channels",
+                lambda maps: torch.einsum("bchw,bdhw->cd", maps, maps),
+                "that is (C, C), channels against channels; here pictures are compared: (B, B).",
+            ),
+            Mutant(
+                "mean",
+                lambda maps: batch_similarity(maps) / maps[0].numel(),
+                "an inner product is a sum over the entries of a map, not their mean.",
+            ),
+            Mutant(
+                "detached",
+                lambda maps: batch_similarity(maps.detach()),
+                "the values are right, but no gradient reaches the maps: the student also learns "
+                "through its queries.",
+            ),
+        ),
+        advice="R = maps.flatten(1); R @ R.T.",
+    ),
+    "association": Exercise(
+        reference=association,
+        probe=_probe_association,
+        mutants=(
+            Mutant(
+                "over the student layers",
+                lambda queries, keys: _cosines(queries, keys).softmax(1),
+                "a teacher layer shares itself out among the students; it is each student layer that "
+                "chooses: softmax over dim=2 of (B, S, M).",
+            ),
+            Mutant(
+                "over the batch",
+                lambda queries, keys: _cosines(queries, keys).softmax(0),
+                "pictures compete for a pair of layers; every picture has weights of its own: "
+                "softmax over dim=2 of (B, S, M).",
+            ),
+            Mutant(
+                "no softmax",
+                _cosines,
+                "these are the energies, from -1 to 1; the softmax over the teacher layers is missing.",
+            ),
+            Mutant(
+                "not unit vectors",
+                lambda queries, keys: _energies(queries, keys).softmax(2),
+                "queries and keys keep their lengths, so nothing bounds the weights; divide each "
+                "vector by its length.",
+            ),
+            Mutant(
+                "scaled",
+                lambda queries, keys: (_cosines(queries, keys) / queries.shape[2] ** 0.5).softmax(2),
+                "energies are divided by the square root of D, as in a Transformer; of unit vectors "
+                "nothing would be left: SemCKD does not scale.",
+            ),
+            Mutant(
+                "as in a Transformer",
+                lambda queries, keys: (_energies(queries, keys) / queries.shape[2] ** 0.5).softmax(2),
+                "that is a Transformer's attention; SemCKD takes unit vectors instead of the factor "
+                "1 / sqrt(D).",
+            ),
+        ),
+        advice="normalise over D, torch.einsum('sbd,mbd->bsm', queries, keys), softmax over dim=2.",
+    ),
+    "cross_layer_loss": Exercise(
+        reference=semckd.cross_layer_loss,
+        probe=_probe_loss,
+        mutants=(
+            Mutant(
+                "sum",
+                lambda distances, weights: (weights * distances).sum(),
+                "the loss grows with the batch and the layers; take the mean over B and S.",
+            ),
+            Mutant(
+                "divides by M too",
+                lambda distances, weights: (weights * distances).mean(),
+                "the weights of a row sum to 1 already, so dividing by M shrinks the loss once more: "
+                "sum over dim=2, then the mean.",
+            ),
+            Mutant(
+                "sum over student layers",
+                lambda distances, weights: (weights * distances).sum((1, 2)).mean(),
+                "a deeper student would have a larger loss; take the mean over the student layers as well.",
+            ),
+            Mutant(
+                "weights ignored",
+                lambda distances, weights: distances.mean(),
+                "every pair counts alike: that is the control 'uniform'; multiply by the weights.",
+            ),
+            Mutant(
+                "weights detached",
+                lambda distances, weights: semckd.cross_layer_loss(distances, weights.detach()),
+                "the value is right, but the weights get no gradient: the association would stay as "
+                "it was made.",
+            ),
+        ),
+        advice="(weights * distances).sum(2).mean().",
+    ),
+    "who_shares_out": Exercise(
+        reference=over_teacher_layers,
+        probe=_probe_axis,
+        mutants=(
+            Mutant(
+                "over the student layers",
+                lambda energies: energies.softmax(1),
+                "the bug is still in there: columns sum to 1, so some student layers are hardly taught.",
+            ),
+            Mutant(
+                "over the batch",
+                lambda energies: energies.softmax(0),
+                "now the pictures compete with each other: each pair of layers sums to 1 over the batch.",
+            ),
+            Mutant(
+                "over all pairs",
+                lambda energies: energies.flatten(1).softmax(1).unflatten(1, energies.shape[1:]),
+                "now student layers compete too, and rows sum to a third on average: one softmax a row.",
+            ),
+        ),
+        advice="each row energies[n, i] must become weights that sum to 1, in the same order.",
+        bug="over the student layers",
+    ),
+}
+
+QUESTIONS = {
+    "largest_weight": "30476fd2f9b4",
+    "reordered": "09587803e6ce",
+    "what_pays": "d080e9a9b783",
+}

@@ -1,0 +1,208 @@
+"""Exercises of notebook 03: a connector and its order, two losses, a gradient through a frozen head."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.functional import kd_loss
+from kdnb.methods.srrl import Connector, feature_matching_loss, softmax_regression_loss
+
+
+def connected(connector: nn.Module, final: Tensor) -> Tensor:
+    """A last map in the teacher's space, then averaged: (B, C_s, H, W) -> (B, C_t)."""
+    return connector(final).mean((2, 3))
+
+
+def regression_loss(
+    connected: Tensor, embedding: Tensor, teacher_head: nn.Module, student_head: nn.Module
+) -> Tensor:
+    """The library's loss with both logits from the one right head; ``student_head`` is a decoy."""
+    return softmax_regression_loss(connected, teacher_head, teacher_head(embedding))
+
+
+def _random(seed: int, *shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 2 * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def _linear(seed: int, wide: int, classes: int) -> nn.Linear:
+    head = nn.utils.skip_init(nn.Linear, wide, classes, dtype=torch.float64)
+    head.weight.data, head.bias.data = _random(seed, classes, wide), _random(seed + 1, classes)
+    return head
+
+
+def _gradients(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    """Zeros where nothing flows: a loss may be right in value and teach nobody."""
+    found = [None] * len(leaves)
+    if loss.requires_grad:
+        found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+    return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
+
+
+def _probe_connected(function) -> list[Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        connector = Connector(3, 5).double().eval()
+    maps = _random(0, 4, 3, 2, 2).requires_grad_()
+    vectors = tensor_from(function(connector, maps))
+    return [vectors.detach(), *_gradients(vectors.square().sum(), [maps])]
+
+
+def _probe_matching(function) -> list[Tensor]:
+    student, teacher = _random(2, 4, 6).requires_grad_(), _random(3, 4, 6)
+    loss = tensor_from(function(student, teacher))
+    return [loss.detach(), *_gradients(loss, [student])]
+
+
+def _probe_regression(function) -> list[Tensor]:
+    """The value, and the gradients of the student's vector and of its own head."""
+    student, teacher = _random(4, 4, 6).requires_grad_(), _random(5, 4, 6)
+    teacher_head, student_head = _linear(6, 6, 3).requires_grad_(False), _linear(8, 6, 3)
+    loss = tensor_from(function(student, teacher, teacher_head, student_head))
+    return [loss.detach(), *_gradients(loss, [student, student_head.weight])]
+
+
+def _no_grad(connected: Tensor, embedding: Tensor, teacher_head: nn.Module, student_head: nn.Module):
+    with torch.no_grad():
+        return regression_loss(connected, embedding, teacher_head, student_head)
+
+
+_SAME_SIZE = "average over samples and entries alike: F.mse_loss with its default reduction."
+
+EXERCISES = {
+    "connected": Exercise(
+        reference=connected,
+        probe=_probe_connected,
+        mutants=(
+            Mutant(
+                "averaged first",
+                lambda connector, maps: connector(maps.mean((2, 3), keepdim=True)).flatten(1),
+                "you average first and connect after: that is the later port's order. Here the "
+                "connector sees the map.",
+            ),
+            Mutant(
+                "maximum",
+                lambda connector, maps: connector(maps).amax((2, 3)),
+                "the teacher's embedding is an average over positions, not a maximum; so must yours be.",
+            ),
+            Mutant(
+                "sum",
+                lambda connector, maps: connector(maps).sum((2, 3)),
+                "a sum grows with the map; average over height and width.",
+            ),
+            Mutant(
+                "over the batch",
+                lambda connector, maps: connector(maps).mean((0, 2, 3)),
+                "one vector is left for the whole batch; average over dims 2 and 3 alone.",
+            ),
+            Mutant(
+                "no averaging",
+                lambda connector, maps: connector(maps),
+                "this is still a map; average over its positions.",
+            ),
+        ),
+        advice="connector(final), then the mean over dims 2 and 3.",
+    ),
+    "feature_matching": Exercise(
+        reference=feature_matching_loss,
+        probe=_probe_matching,
+        mutants=(
+            Mutant(
+                "sum over entries",
+                lambda s, t: (s - t).square().sum(1).mean(),
+                "that is the paper's squared norm, D times the mean that code and weights here assume; "
+                "average over entries as well.",
+            ),
+            Mutant(
+                "norm",
+                lambda s, t: (s - t).norm(dim=1).mean(),
+                "the norm is not squared: its gradient has the same size near the goal as far from it.",
+            ),
+            Mutant(
+                "unit vectors",
+                lambda s, t: F.mse_loss(F.normalize(s), F.normalize(t)),
+                "lengths are thrown away, but the head reads them: do not normalise.",
+            ),
+            Mutant(
+                "absolute",
+                lambda s, t: (s - t).abs().mean(),
+                "differences are to be squared.",
+            ),
+        ),
+        advice=_SAME_SIZE,
+    ),
+    "softmax_regression": Exercise(
+        reference=regression_loss,
+        probe=_probe_regression,
+        mutants=(
+            Mutant(
+                "student's head",
+                lambda c, e, teacher, student: F.mse_loss(student(c), teacher(e)),
+                "the student's own head judges its features here; the point is to ask the teacher's.",
+            ),
+            Mutant(
+                "student's head for both",
+                lambda c, e, teacher, student: F.mse_loss(student(c), student(e)),
+                "both logits come from the student's head, which knows nothing yet; ask the teacher's.",
+            ),
+            Mutant(
+                "heads swapped",
+                lambda c, e, teacher, student: F.mse_loss(teacher(c), student(e)),
+                "the target comes from the wrong head: the teacher's logits are what the teacher's head "
+                "says of the teacher's features.",
+            ),
+            Mutant(
+                "probabilities",
+                lambda c, e, teacher, student: F.mse_loss(teacher(c).softmax(1), teacher(e).softmax(1)),
+                "you compare probabilities, which barely move where the teacher is sure; compare the logits.",
+            ),
+            Mutant(
+                "divergence",
+                lambda c, e, teacher, student: kd_loss(teacher(c), teacher(e), 1.0),
+                "that is distillation's KL divergence; here the logits themselves are to agree, squared.",
+            ),
+            Mutant(
+                "sum over classes",
+                lambda c, e, teacher, student: (teacher(c) - teacher(e)).square().sum(1).mean(),
+                "K times too large: the mean runs over classes as well as samples.",
+            ),
+            Mutant(
+                "no gradient",
+                _no_grad,
+                "right value, no gradient: nothing can reach the student. A frozen head needs no no_grad.",
+            ),
+        ),
+        advice="the mean squared difference of teacher_head(connected) and teacher_head(embedding).",
+    ),
+    "frozen_is_not_no_grad": Exercise(
+        reference=regression_loss,
+        probe=_probe_regression,
+        mutants=(
+            Mutant(
+                "no gradient",
+                _no_grad,
+                "the bug is still in there: the number is right, and its gradient in the student is 0.",
+            ),
+            Mutant(
+                "past the head",
+                lambda c, e, teacher, student: feature_matching_loss(c, e),
+                "now a gradient flows, but past the head: this is feature matching, which counts all "
+                "directions alike.",
+            ),
+            Mutant(
+                "student's head",
+                lambda c, e, teacher, student: F.mse_loss(student(c), teacher(e)),
+                "now a gradient flows, but through the student's head, which moves to meet the target.",
+            ),
+        ),
+        advice="the value must stay as it is, and the gradient reach `connected` through the teacher's head.",
+        bug="no gradient",
+    ),
+}
+
+QUESTIONS = {
+    "blind_directions": "d2928e84dc14",
+    "who_moves": "a8536ce3b389",
+    "stranger": "6a772d59dc31",
+}
