@@ -65,12 +65,25 @@ def unit_vectors(x: Tensor) -> Tensor:
     return F.normalize(at_least_float32(x).flatten(1), dim=1)
 
 
+def mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference over all entries: a scalar, in at least float32.
+
+    Raises InputError for unequal shapes, which broadcasting would hide.
+    """
+    if a.shape != b.shape:
+        raise InputError(
+            f"A mean squared error compares equal shapes, found {tuple(a.shape)} and {tuple(b.shape)}; "
+            "bring the student to the teacher's width first, as connectors and projectors do."
+        )
+    return F.mse_loss(at_least_float32(a), at_least_float32(b))
+
+
 def normalized_mse(a: Tensor, b: Tensor) -> Tensor:
     """Mean squared difference of unit vectors, over samples and entries: a scalar, at most 4 / D.
 
-    a, b: equal shapes (B, ...).
+    Raises InputError for unequal shapes (B, ...).
     """
-    return (unit_vectors(a) - unit_vectors(b)).square().mean()
+    return mean_squared_error(unit_vectors(a), unit_vectors(b))
 
 
 def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from kdnb.functional import (
     cosine_similarity,
     kd_loss,
     label_loss,
+    mean_squared_error,
     normalized_mse,
     of_equal_size,
     pooled,
@@ -143,6 +144,14 @@ def test_normalized_mse_is_closed_form():
     found = normalized_mse(attention_map(a), attention_map(b)).item()
     assert found == pytest.approx(0.00272707351326, rel=1e-9)
     assert normalized_mse(a, -a).item() == pytest.approx(4 / 256)
+
+
+def test_errors_of_unequal_shapes_are_not_broadcast():
+    assert mean_squared_error(torch.zeros(2, 3), torch.full((2, 3), 2.0)).item() == 4
+    with pytest.raises(InputError, match=r"\(2, 3\) and \(2, 1\)"):
+        mean_squared_error(torch.zeros(2, 3), torch.zeros(2, 1))
+    with pytest.raises(InputError, match="equal shapes"):
+        normalized_mse(torch.ones(2, 3), torch.ones(2, 4))
 
 
 def test_cosine_similarity_is_one_for_scaled_and_minus_one_for_turned():

@@ -3,12 +3,11 @@
 Source: Romero et al., FitNets: Hints for Thin Deep Nets, 2015, eq. 3.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb.distillation import Distillation, require_stages
 from kdnb.errors import InputError
-from kdnb.functional import at_least_float32, of_equal_size, require_weights
+from kdnb.functional import mean_squared_error, of_equal_size, require_weights
 from kdnb.networks import Network
 
 
@@ -83,7 +82,7 @@ class Regressor(nn.Sequential):
 def hint_loss(regressed: Tensor, hint: Tensor) -> Tensor:
     """Mean squared error over samples, channels and positions (B, C, H, W): a scalar.
 
-    The larger map is averaged to the smaller's size. Raises InputError for maps of different images.
+    The larger map is averaged to the smaller's size. Raises InputError for maps of different
+    images or widths.
     """
-    regressed, hint = of_equal_size(at_least_float32(regressed), at_least_float32(hint))
-    return F.mse_loss(regressed, hint)
+    return mean_squared_error(*of_equal_size(regressed, hint))

@@ -103,7 +103,7 @@ class SemCKD(Distillation):
     def _distances(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
         """Mean squared difference of every projected pair, per image: (B, S, M); 0 where no pair is."""
         student, teacher = _Sizes(student_maps), _Sizes(teacher_maps)
-        nothing = torch.zeros(len(student_maps[0]), device=student_maps[0].device)
+        nothing = at_least_float32(student_maps[0].new_zeros(len(student_maps[0])))
         found = []
         for i, student_map in enumerate(student_maps):
             for j, teacher_map in enumerate(teacher_maps):
@@ -187,7 +187,13 @@ def batch_similarity(maps: Sequence[Tensor]) -> Tensor:
 
 
 def cross_layer_loss(distances: Tensor, weights: Tensor) -> Tensor:
-    """Weighted distances (B, S, M), mean over images and student layers: a scalar."""
+    """Weighted distances (B, S, M), mean over images and student layers: a scalar.
+
+    Raises InputError for weights of another shape.
+    """
+    if distances.shape != weights.shape:
+        found = f"{tuple(distances.shape)} and {tuple(weights.shape)}"
+        raise InputError(f"A weight for each distance, (B, S, M) both; found {found}.")
     return (weights * distances).sum(2).mean()
 
 

@@ -4,12 +4,11 @@ Source: Yang, Martinez, Bulat and Tzimiropoulos, Knowledge Distillation via Soft
 Representation Learning, ICLR 2021.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb.distillation import Distillation, require_stages
 from kdnb.errors import InputError, known
-from kdnb.functional import at_least_float32, require_weights
+from kdnb.functional import mean_squared_error, require_weights
 from kdnb.networks import Network
 
 
@@ -87,7 +86,7 @@ def feature_matching_loss(connected: Tensor, embedding: Tensor) -> Tensor:
 
     Differs: a mean over the D entries, as in the authors' code, where the paper has a squared norm.
     """
-    return F.mse_loss(at_least_float32(connected), at_least_float32(embedding))
+    return mean_squared_error(connected, embedding)
 
 
 def softmax_regression_loss(connected: Tensor, head: nn.Linear, teacher_logits: Tensor) -> Tensor:
@@ -96,7 +95,7 @@ def softmax_regression_loss(connected: Tensor, head: nn.Linear, teacher_logits: 
 
     Differs: a mean over the K classes, as in the authors' code, where the paper has a squared norm.
     """
-    return F.mse_loss(at_least_float32(head(connected)), at_least_float32(teacher_logits))
+    return mean_squared_error(head(connected), teacher_logits)
 
 
 def _linear_head(teacher: Network) -> nn.Linear:

@@ -135,6 +135,12 @@ def test_controls_have_constant_weights(batch):
     assert len(make("fixed").projectors) == 3
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_computes_in_float64(variant, batch):
+    terms = make(variant).double()(batch[0].double(), batch[1], 0.0)
+    assert {term.dtype for term in terms.values()} == {torch.float64}
+
+
 def test_fixed_pairs_end_at_the_deepest_layer():
     student, teacher = build("resnet8", classes=10), build("vgg8", classes=10)
     fixed = SemCKD(student, teacher, 8, variant="fixed").association(torch.randn(8, 3, 16, 16))[0]
@@ -219,6 +225,11 @@ def test_constant_images_give_finite_terms():
     terms = method(torch.zeros(8, 3, 16, 16), torch.arange(8), 0.0)
     sum(terms.values()).backward()
     assert all(p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
+
+
+def test_weights_are_not_broadcast():
+    with pytest.raises(InputError, match=r"\(2, 3, 4\) and \(1, 3, 4\)"):
+        cross_layer_loss(torch.ones(2, 3, 4), torch.ones(1, 3, 4))
 
 
 def test_bad_settings_are_refused():
