@@ -104,8 +104,12 @@ def distillation_steps(
 
 
 def _distillation(name: str, student: str, teacher: str, batch_size: int) -> Method:
-    networks = build(student, classes=100), build(teacher, classes=100)
-    return METHODS[name](*networks, batch_size) if METHODS[name].fixed_batch else METHODS[name](*networks)
+    parts = [build(student, classes=100), build(teacher, classes=100)]
+    if METHODS[name].fixed_batch:
+        parts.append(batch_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed("bench"))
+        return METHODS[name](*parts)
 
 
 def step_operations(method: Method, images: Tensor, labels: Tensor) -> int:

@@ -111,7 +111,9 @@ def of_equal_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     Raises InputError when they are not of the same images.
     """
     if len(a) != len(b):
-        raise InputError(f"Maps of {len(a)} and of {len(b)} images cannot be compared.")
+        raise InputError(
+            f"Maps of {len(a)} and of {len(b)} images cannot be compared; give both the same images."
+        )
     size = min(a.shape[-2], b.shape[-2]), min(a.shape[-1], b.shape[-1])
     return pooled(a, size), pooled(b, size)
 

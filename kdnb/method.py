@@ -1,7 +1,8 @@
-"""Method: what a paper trains and what it minimises. frozen: a network that only teaches.
-ledger: whose gradient comes from which term."""
+"""Method: what a paper trains and what it minimises. frozen: a network that only teaches. evaluating:
+a look that leaves no trace. ledger: whose gradient comes from which term."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import pandas as pd
@@ -51,6 +52,18 @@ class Method(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
         return self.losses(images, labels, epoch)
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Everything in ``net`` is in eval mode while the block runs, then in the mode it had."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 class _Frozen:

@@ -23,7 +23,8 @@ class Record:
 
     metrics: by learner, test accuracy in percent three ways, never to be mixed: ``last`` epoch;
     ``selected`` at the epoch with the best validation accuracy; ``best`` on the test part itself,
-    as several papers report it and as nobody should choose. seconds: wall time over all sittings.
+    as several papers report it and as nobody should choose; both of the epochs evaluated, every
+    ``evaluate_every``-th and the last. seconds: wall time over all sittings.
     """
 
     spec: dict
@@ -35,6 +36,7 @@ class Record:
     teacher: str | None
     student: str
     seconds: float
+    evaluate_every: int = 1
 
 
 def read(folder: Path) -> Record:
@@ -62,16 +64,16 @@ def table(folder: Path) -> pd.DataFrame:
 def metrics_of(history: pd.DataFrame) -> dict[str, dict[str, float]]:
     """The metrics of a record, from the table of its epochs; those not evaluated are passed over."""
     metrics = {}
-    history = history.dropna()
     for column in history.columns[history.columns.str.startswith("test/")]:
         learner = column.removeprefix("test/")
-        test, validation = history[column], history[f"validation/{learner}"]
+        evaluated = history.dropna(subset=[column])
+        test, validation = evaluated[column], evaluated[f"validation/{learner}"]
         metrics[learner] = {
             "last": float(test.iloc[-1]),
             "selected": float(test[validation.idxmax()]),
-            "selected_epoch": int(history["epoch"][validation.idxmax()]),
+            "selected_epoch": int(evaluated["epoch"][validation.idxmax()]),
             "best": float(test.max()),
-            "best_epoch": int(history["epoch"][test.idxmax()]),
+            "best_epoch": int(evaluated["epoch"][test.idxmax()]),
         }
     return metrics
 

@@ -49,6 +49,8 @@ def run(
     Raises InputError for bad input, for an interrupted run without ``resume`` or whose data or
     teacher are others by now, and, before training, when the folder cannot be written.
     """
+    if evaluate_every < 1:
+        raise InputError(f"evaluate_every must be at least 1 epoch, found {evaluate_every}.")
     folder = Path(out) / spec.name
     if (folder / "run.json").exists() and not again:
         return read(folder)
@@ -68,7 +70,8 @@ def run(
     method, teacher = assemble(spec, data)
     shown = _batches(spec, data)
     evaluated = {part: data.batches(part) for part in ("validation", "test")}
-    origin = {"data": data.fingerprint(), "teacher": teacher}
+    share = getattr(method, "batch_size", None)  # where images of a batch are compared
+    origin = {"data": data.fingerprint(), "teacher": teacher, "share of a batch": share}
     fresh = {"train": None, "history": [], "seconds": 0.0, **origin}
     state = fresh if state is None else _same_origin(state, origin, folder)
     if leads():
@@ -94,7 +97,7 @@ def run(
         if leads():
             save_state(state, folder)
             report(row)
-    return _finish(spec, folder, method, data, state)
+    return _finish(spec, folder, method, data, state, evaluate_every)
 
 
 def leads() -> bool:
@@ -157,7 +160,9 @@ def _claim(folder: Path, again: bool) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _finish(spec: Spec, folder: Path, method: Method, data: Dataset, state: dict) -> Record:
+def _finish(
+    spec: Spec, folder: Path, method: Method, data: Dataset, state: dict, evaluate_every: int
+) -> Record:
     """``run.json`` is written last: where it is, the run is whole."""
     history, device = pd.DataFrame(state["history"]), next(method.parameters()).device
     student = ""
@@ -174,6 +179,7 @@ def _finish(spec: Spec, folder: Path, method: Method, data: Dataset, state: dict
         teacher=state["teacher"],
         student=student,
         seconds=round(state["seconds"], 1),
+        evaluate_every=evaluate_every,
     )
     if leads():
         write_whole(folder / "run.json", json.dumps(asdict(record), indent=2) + "\n")

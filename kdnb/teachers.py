@@ -61,6 +61,6 @@ def fit_teacher(path: Path, data: Dataset) -> Saved:
     if saved.size not in (None, data.size):
         raise InputError(
             f"The teacher in {path} was trained on images of {saved.size} pixels a side, the student "
-            f"would see {data.size}. Give both one size: --size {saved.size}, or another teacher."
+            f"would see {data.size}. Load the data at that size (--size {saved.size}), or choose another."
         )
     return saved

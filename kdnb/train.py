@@ -23,7 +23,7 @@ from kdnb.datasets.batches import Batches
 from kdnb.errors import InputError, known
 from kdnb.functional import correct
 from kdnb.losslog import LossLog, NotFinite, require_finite_weights
-from kdnb.method import Method
+from kdnb.method import Method, evaluating
 from kdnb.schedules import Schedule, cosine, drops
 from kdnb.seeds import derived_seed
 
@@ -77,10 +77,11 @@ def train(
     """Trains ``method`` in place and yields after every epoch; ``break`` stops early.
 
     batches: ``Batches``, or anything with a length that yields (images, labels) anew each epoch,
-    such as a DataLoader. An incomplete last batch is dropped where the method asks for full ones.
+    such as a DataLoader. Of ``Batches`` an incomplete last one is dropped where the method asks for
+    full ones; a DataLoader needs drop_last=True there.
     schedule: factor of ``lr`` as a function of progress in [0, 1). precision: "auto" is bf16
     autocast where the machine has fast bf16, else fp32; also "fp32", "bf16", "fp64". Everything is
-    laid out channels_last, the faster way for either. device: "auto", "cpu", "cuda" or "mps". seed:
+    laid out channels_last. device: "auto", "cpu", "cuda" or "mps". seed:
     of what is random in the forward passes; the global random state is left alone. resume: an
     earlier ``Epoch.state()``; lr, schedule and epochs may differ from those it was made with.
 
@@ -133,7 +134,7 @@ def evaluate(method: nn.Module, batches: Batches | Pairs, *, precision: str = "a
         batches = batches.to(weight.device)
     right, count = {}, 0
     autocast = torch.autocast(weight.device.type, torch.bfloat16, enabled=bf16)
-    with _evaluating(method), torch.inference_mode(), autocast:
+    with evaluating(method), torch.inference_mode(), autocast:
         for images, labels in batches:
             labels = labels.to(weight.device)
             count += len(labels)
@@ -147,7 +148,7 @@ def evaluate(method: nn.Module, batches: Batches | Pairs, *, precision: str = "a
 def logits_of(net: nn.Module, batches: Batches | Pairs) -> Tensor:
     """All logits (N, K) of a network in eval mode, in the order of ``batches``, float32 on the CPU."""
     device = next(net.parameters()).device
-    with _evaluating(net), torch.no_grad():
+    with evaluating(net), torch.no_grad():
         return torch.cat([net(images.to(device)).float().cpu() for images, _ in batches])
 
 
@@ -210,17 +211,6 @@ def _use_bf16(precision: str, device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-
-
-@contextmanager
-def _evaluating(method: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in method.modules()}
-    method.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager

@@ -27,7 +27,7 @@ import click
 @click.option("--padding", default="zero", show_default=True, help="zero or reflect.")
 @click.option("--precision", default="auto", show_default=True, help="auto, fp32, bf16 or fp64.")
 @click.option("--seed", default=0, show_default=True, help="Of weights, batches and dropout.")
-@click.option("--evaluate-every", default=1, show_default=True, type=click.IntRange(min=1), metavar="EPOCHS")
+@click.option("--evaluate-every", default=1, show_default=True, type=click.IntRange(min=1), help="In epochs.")
 @click.option("--out", default="runs", type=click.Path(path_type=Path), show_default=True)
 @click.option("--data-root", type=click.Path(path_type=Path), help="For downloads and archives.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")

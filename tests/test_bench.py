@@ -52,6 +52,8 @@ def test_measuring_leaves_the_random_state_alone():
     before = torch.get_rng_state()
     assert matmul_rate(torch.device("cpu"), False, size=64) > 0
     list(training_steps(("resnet8",), batch_size=2, steps=1, rounds=1, device="cpu"))
+    networks = {"student": "resnet8", "teacher": "resnet8", "batch_size": 4, "steps": 1, "rounds": 1}
+    list(distillation_steps(("srrl", "semckd"), **networks, device="cpu"))
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -147,6 +147,9 @@ def test_evaluating_every_few_epochs_changes_no_weight_and_never_misses_the_last
     history = pd.read_csv(tmp_path / spec.name / "history.csv")
     assert history["test/student"].notna().tolist() == [False, True, True]
     always = read(whole)
+    assert (record.evaluate_every, always.evaluate_every) == (2, 1)
+    with pytest.raises(InputError, match="evaluate_every must be at least 1"):
+        run(spec, out=tmp_path, evaluate_every=0)
     assert record.student == always.student
     assert record.metrics["student"]["last"] == always.metrics["student"]["last"]
 

@@ -3,8 +3,8 @@
     python data/records/map_scores.py runs > data/records/map_scores.csv
 
 One row a network, seed, layer and score: means over the test pictures of shapes, of attention maps at
-each stage and of Grad-CAM at the last, for the class on the label. Students of one method and
-variant are told apart by seed; the teacher and the controls stand beside them.
+each stage and of Grad-CAM at the last, for the class on the label. Runs on other data are
+passed over. Give a folder with one run a method, variant and seed: nothing else tells them apart.
 """
 
 import sys
@@ -49,7 +49,10 @@ def main(folder: Path) -> None:
             found.extend((method, variant, seed, layer, name, round(mean, 4)) for name, mean in means.items())
 
     for path in sorted(folder.rglob("run.json")):
-        spec, net = read(path.parent).spec, load_network(path.parent).net
+        spec = read(path.parent).spec
+        if spec["data"] != "shapes":
+            continue
+        net = load_network(path.parent).net
         score(layers_of(net, images, labels), spec["method"], variant_of(spec), spec["seed"])
     score(layers_of(load_network(shapes_teacher()).net, images, labels), "teacher")
     for seed in range(5):

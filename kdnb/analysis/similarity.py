@@ -94,7 +94,9 @@ def _centred_gram(x: Tensor) -> Tensor:
 
 def _require_same_images(a: Tensor, b: Tensor) -> None:
     if len(a) != len(b):
-        raise InputError(f"Layers of {len(a)} and of {len(b)} images cannot be compared.")
+        raise InputError(
+            f"Layers of {len(a)} and of {len(b)} images cannot be compared; give both the same images."
+        )
 
 
 def _table(measure: Callable[[Tensor, Tensor], float], rows: Layers, columns: Layers) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kdnb.distillation import Distillation, require_stages
 from kdnb.errors import InputError, known
 from kdnb.functional import at_least_float32, pooled, require_weights
+from kdnb.method import evaluating
 from kdnb.networks import Network
 
 VARIANTS = ("learned", "uniform", "fixed", "shuffled")
@@ -31,7 +32,8 @@ class SemCKD(Distillation):
     weights of another one in its batch).
 
     Raises InputError for networks that do not show their stages, an unknown variant, a batch_size
-    below 4, and in training for a batch of another size.
+    below 4, and in training for a batch of another size. Of several processes each sees its share of
+    a batch, and compares the images of that share only.
     Differs: a projector is made only for pairs that can have weight (``fixed`` has S of them).
     """
 
@@ -71,7 +73,7 @@ class SemCKD(Distillation):
         student, teacher = self.features(images)
         weights = self._weights(student.maps, teacher.maps)
         if self.variant == "shuffled":
-            weights = weights[torch.randperm(len(weights), device=weights.device)]
+            weights = weights.roll(int(torch.randint(1, len(weights), ())), 0)
         distances = self._distances(student.maps, teacher.maps)
         terms = self.logit_terms(student.logits, teacher.logits, labels)
         return terms | {"student/cross_layer": self.cross_layer_weight * cross_layer_loss(distances, weights)}
@@ -79,12 +81,13 @@ class SemCKD(Distillation):
     @torch.no_grad()
     def association(self, images: Tensor) -> Tensor:
         """How much each student layer listens to each teacher layer, per image: (B, S, M), rows sum
-        to 1. Before any shuffling, in the mode the method is in.
+        to 1. In eval mode, before any shuffling.
 
         Raises InputError unless there are ``batch_size`` images.
         """
-        student, teacher = self.features(images)
-        return self._weights(student.maps, teacher.maps)
+        with evaluating(self):
+            student, teacher = self.features(images)
+            return self._weights(student.maps, teacher.maps)
 
     def associations(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         """``association`` of all images: (N, S, M). An incomplete batch is filled with its own first
@@ -96,6 +99,12 @@ class SemCKD(Distillation):
         return torch.cat(found)
 
     def _weights(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        if (found := len(student_maps[0])) != self.batch_size:
+            raise InputError(
+                f"SemCKD was built for batches of {self.batch_size} images and got {found}. Drop the "
+                "incomplete last batch (drop_last=True), or build it with batch_size of the batches "
+                "(under torchrun: of each process's share)."
+            )
         if self.variant in ("learned", "shuffled"):
             return self.attention(student_maps, teacher_maps)
         return self.weights.expand(len(student_maps[0]), -1, -1)
@@ -124,23 +133,14 @@ class LayerAttention(nn.Module):
     layer's batch-similarity matrix (B, B) passes an MLP of its own, B -> 2 (B // 4) -> B // 4, to
     unit vectors; a weight is the softmax of their inner products, so it has bounds
     (``analysis.association_bounds``). Computed in float32 or more.
-
-    Raises InputError for a batch of another size.
     """
 
     def __init__(self, student_layers: int, teacher_layers: int, batch_size: int) -> None:
         super().__init__()
-        self.batch_size = batch_size
         self.queries = StackedMLP(student_layers, batch_size)
         self.keys = StackedMLP(teacher_layers, batch_size)
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-        found = len(student_maps[0])
-        if found != self.batch_size:
-            raise InputError(
-                f"SemCKD was built for batches of {self.batch_size} images and got {found}. Drop the "
-                "incomplete last batch (drop_last=True), or build it with batch_size of the batches."
-            )
         with torch.autocast(student_maps[0].device.type, enabled=False):
             queries = self.queries(batch_similarity(student_maps))  # (S, B, D)
             keys = self.keys(batch_similarity(teacher_maps))  # (M, B, D)

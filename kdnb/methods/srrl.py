@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kdnb.distillation import Distillation, require_stages
 from kdnb.errors import InputError, known
 from kdnb.functional import mean_squared_error, require_weights
+from kdnb.method import evaluating
 from kdnb.networks import Network
 
 
@@ -24,7 +25,8 @@ class SRRL(Distillation):
     feature_weight, regression_weight: 1 in the paper; the authors searched them for each pair of
     networks. soft_weight: 0 in the paper, 1 (T = 4) in the SimKD port.
 
-    Raises InputError for networks that do not show their stages, or a head that is not linear.
+    Raises InputError for networks that do not show their stages, for heads that are not linear, and in
+    training for a single value a channel.
     """
 
     def __init__(
@@ -42,12 +44,13 @@ class SRRL(Distillation):
         super().__init__(
             student, teacher, label_weight=label_weight, soft_weight=soft_weight, temperature=temperature
         )
-        require_stages(student=student, teacher=teacher)
+        networks = {"student": student, "teacher": teacher}
+        require_stages(**networks)
         require_weights(feature_weight=feature_weight, regression_weight=regression_weight)
         self.pool = known("pool", pool, ("after", "before"))
         self.feature_weight, self.regression_weight = feature_weight, regression_weight
-        width = student.head.in_features
-        self.connector = Connector(width, _linear_head(teacher).in_features)
+        widths = (_linear_head(role, net).in_features for role, net in networks.items())
+        self.connector = Connector(*widths)
 
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
         student, teacher = self.features(images)
@@ -62,13 +65,20 @@ class SRRL(Distillation):
         return terms
 
     def connected_logits(self, images: Tensor) -> Tensor:
-        """What the teacher's head says of the student's connected features: logits (B, K)."""
-        features = self.student.features(images)
-        return self.teacher.head(self._connect(features.final, features.embedding))
+        """What the teacher's head says of the student's connected features: logits (B, K), in eval
+        mode."""
+        with evaluating(self):
+            features = self.student.features(images)
+            return self.teacher.head(self._connect(features.final, features.embedding))
 
     def _connect(self, final: Tensor, embedding: Tensor) -> Tensor:
         """The student's vector in the teacher's space: (B, D_t)."""
         map = final if self.pool == "after" else embedding[:, :, None, None]
+        if self.training and map[:, 0].numel() == 1:
+            raise InputError(
+                "One image with one position cannot be normalised over the batch. Choose a batch_size "
+                "that leaves no single image over, or drop the incomplete last batch."
+            )
         return self.connector(map).mean((2, 3))
 
 
@@ -98,10 +108,10 @@ def softmax_regression_loss(connected: Tensor, head: nn.Linear, teacher_logits: 
     return mean_squared_error(head(connected), teacher_logits)
 
 
-def _linear_head(teacher: Network) -> nn.Linear:
-    if not isinstance(teacher.head, nn.Linear):
+def _linear_head(role: str, net: Network) -> nn.Linear:
+    if not isinstance(net.head, nn.Linear):
         raise InputError(
-            f"The teacher's head is a {type(teacher.head).__name__}; SRRL needs a linear layer on pooled "
-            "features, to judge the student's in the teacher's place. Choose such a teacher."
+            f"The {role}'s head is a {type(net.head).__name__}; SRRL needs a linear layer on pooled "
+            f"features, so that one network's can judge the other's. Choose such a {role}."
         )
-    return teacher.head
+    return net.head

@@ -16,8 +16,8 @@ class Tapped(Network):
         teacher = Tapped(torchvision.models.resnet34(num_classes=10), "layer1", "layer2", "layer3", "layer4")
 
     The model must end in a linear layer. Its input is the embedding; the last stage must be the map
-    that the model averages to it. ``stem`` is the first stage. Weights are the model's own, as is
-    what ``state_dict`` and ``export`` give, under ``model.``.
+    that the model averages to it, not what comes before a last ReLU. ``stem`` is the first stage.
+    Weights are the model's own, as is what ``state_dict`` and ``export`` give, under ``model.``.
 
     size: of the images, in pixels, only to learn the shapes: nothing is computed at construction.
     Raises InputError for a path that does not exist (naming the nearest), for a stage that is not a
@@ -82,4 +82,6 @@ def _shapes(model: nn.Module, paths: tuple[str, ...], size: int) -> dict[str, to
     ghost = copy.deepcopy(model).to("meta").eval()
     with torch.no_grad(), tap(ghost, *paths) as seen:
         ghost(torch.empty(1, 3, size, size, device="meta"))
+    if idle := [path for path in paths if path not in seen]:
+        raise InputError(f"The module {idle[0]!r} takes no part in evaluation; name one that does.")
     return {path: seen[path].shape for path in paths}

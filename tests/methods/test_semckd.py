@@ -172,8 +172,9 @@ def test_a_batch_of_another_size_is_told_the_remedy(batch):
     images, labels = batch
     with pytest.raises(InputError, match=r"batches of 8 images and got 5.*drop_last=True"):
         make()(images[:5], labels[:5], 0.0)
-    with pytest.raises(InputError, match="got 5"):
-        make().association(images[:5])
+    for variant in VARIANTS:
+        with pytest.raises(InputError, match="got 5"):
+            make(variant).association(images[:5])
 
 
 def test_training_drops_the_incomplete_batch_and_inspection_fills_it(batch):
@@ -211,6 +212,14 @@ def test_without_the_term_the_step_is_kds_bit_for_bit(batch):
         sum(method(*batch, 0.0).values()).backward()
         gradients.append([parameter.grad for parameter in method.student.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_looking_leaves_no_trace(batch):
+    method = make().train()
+    before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    method.association(batch[0])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in method.state_dict().items())
+    assert method.student.training
 
 
 def test_permuting_the_batch_changes_the_association(batch):

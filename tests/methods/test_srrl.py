@@ -135,6 +135,19 @@ def test_connected_logits_are_what_the_teachers_head_says(batch):
     assert torch.equal(method.connected_logits(batch[0]), expected)
 
 
+def test_looking_leaves_no_trace(batch):
+    method = make().train()
+    before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    method.connected_logits(batch[0])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in method.state_dict().items())
+    assert method.connector.training
+
+
+def test_a_single_value_cannot_be_normalised(batch):
+    with pytest.raises(InputError, match="no single image over"):
+        make(pool="before")(batch[0][:1], batch[1][:1], 0.0)
+
+
 def test_unfit_teachers_are_refused():
     teacher = copy.deepcopy(build("resnet8", classes=10))
     teacher.head = torch.nn.Conv2d(64, 10, 1)

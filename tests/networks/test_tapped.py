@@ -69,6 +69,8 @@ def test_mistakes_are_named():
         Tapped(torchvisions("resnet18"), "layer3")
     with pytest.raises(InputError, match=r"ends in 'classifier.3', a AdaptiveAvgPool2d.*linear"):
         Tapped(torchvisions("squeezenet1_0"), "features")
+    with pytest.raises(InputError, match=r"'aux1.conv' takes no part"):
+        Tapped(torchvision.models.googlenet(weights=None, num_classes=10, init_weights=False), "aux1.conv")
     with pytest.raises(InputError, match="takes 4096"):
         Tapped(torchvisions("vgg11"), "features")
     with pytest.raises(InputError, match="at least one stage"):
