@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnb.distillation import Distillation
+from kdnb.functional import kd_loss, label_loss
 
 
 class KD(Distillation):
@@ -39,4 +40,9 @@ class KD(Distillation):
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
         with torch.no_grad():
             teacher_logits = self.teacher(images)
-        return self.logit_terms(self.student(images), teacher_logits, labels)
+        student_logits = self.student(images)
+        soft = kd_loss(student_logits, teacher_logits, self.temperature)
+        return {
+            "student/label": self.label_weight * label_loss(student_logits, labels),
+            "student/soft": self.soft_weight * soft,
+        }
