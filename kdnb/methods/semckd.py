@@ -31,6 +31,8 @@ class SemCKD(Distillation):
     teacher layer at the same relative depth) and "shuffled" (learned, but every image gets the
     weights of another one in its batch).
 
+    Distances, and with them the weights, follow the scale of the teacher's maps: notebook 04 shows it.
+
     Raises InputError for networks that do not show their stages, an unknown variant, a batch_size
     below 4, and in training for a batch of another size. Of several processes each sees its share of
     a batch, and compares the images of that share only.
