@@ -1,5 +1,6 @@
 """What a network shows of itself: its stages, its embedding, its logits."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -38,3 +39,16 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K)."""
         return self.features(images).logits
+
+
+def staged(
+    stem: Tensor, stages: Iterable[nn.Module], head: nn.Linear, last: nn.Module | None = None
+) -> Features:
+    """The usual pass behind the stem: stage by stage, then ``last`` where there is one, a mean over
+    the positions, and the head."""
+    x, maps = stem, []
+    for stage in stages:
+        maps.append(x := stage(x))
+    final = x if last is None else last(x)
+    embedding = final.mean((2, 3))  # (B, D)
+    return Features(stem, tuple(maps), embedding, head(embedding), final)

@@ -8,7 +8,7 @@ expands too (by 1, a 1 x 1 convolution); widths are halved without rounding to m
 
 from torch import Tensor, nn
 
-from kdnb.networks.features import Features, Network
+from kdnb.networks.features import Features, Network, staged
 
 STEM, LAST = 16, 1280
 # The paper's seven stages as (t, c, n, s): expansion, channels, blocks, stride of the first block.
@@ -70,13 +70,7 @@ class MobileNetV2(Network):
         nn.init.zeros_(self.head.bias)
 
     def features(self, images: Tensor) -> Features:
-        x = stem = self.stem(images)
-        maps = []
-        for stage in self.stages:
-            maps.append(x := stage(x))
-        final = self.last(x)
-        embedding = final.mean((2, 3))  # (B, 1280)
-        return Features(stem, tuple(maps), embedding, self.head(embedding), final=final)
+        return staged(self.stem(images), self.stages, self.head, self.last)
 
 
 def _stage(channels_in: int, settings: tuple[tuple[int, int, int, int], ...]) -> nn.Sequential:

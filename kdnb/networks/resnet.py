@@ -8,7 +8,7 @@ changes shape is a 1 x 1 convolution with batch norm.
 
 from torch import Tensor, nn
 
-from kdnb.networks.features import Features, Network
+from kdnb.networks.features import Features, Network, staged
 
 
 class BasicBlock(nn.Module):
@@ -63,12 +63,7 @@ class ResNet(Network):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, images: Tensor) -> Features:
-        x = stem = self.stem(images)
-        maps = []
-        for stage in self.stages:
-            maps.append(x := stage(x))
-        embedding = x.mean((2, 3))  # (B, C)
-        return Features(stem, tuple(maps), embedding, self.head(embedding), final=x)
+        return staged(self.stem(images), self.stages, self.head)
 
 
 def _stage(channels_in: int, channels_out: int, blocks: int, stride: int) -> nn.Sequential:

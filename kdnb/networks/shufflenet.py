@@ -8,7 +8,7 @@ Differs: the stem is a 1 x 1 convolution at full resolution, without the max-poo
 import torch
 from torch import Tensor, nn
 
-from kdnb.networks.features import Features, Network
+from kdnb.networks.features import Features, Network, staged
 
 STEM, WIDTHS, LAST = 24, (116, 232, 464), 1024
 UNITS = (4, 8, 4)  # in each stage, the one that halves the resolution included
@@ -66,13 +66,7 @@ class ShuffleNetV2(Network):
         self.head = nn.Linear(LAST, classes)
 
     def features(self, images: Tensor) -> Features:
-        x = stem = self.stem(images)
-        maps = []
-        for stage in self.stages:
-            maps.append(x := stage(x))
-        final = self.last(x)
-        embedding = final.mean((2, 3))  # (B, 1024)
-        return Features(stem, tuple(maps), embedding, self.head(embedding), final=final)
+        return staged(self.stem(images), self.stages, self.head, self.last)
 
 
 def _branch(channels_in: int, channels_out: int, *, stride: int) -> nn.Sequential:

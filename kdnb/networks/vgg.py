@@ -9,7 +9,7 @@ three fully connected ones (the name still counts them); no pool after blocks 4 
 from torch import Tensor, nn
 
 from kdnb.errors import InputError
-from kdnb.networks.features import Features, Network
+from kdnb.networks.features import Features, Network, staged
 
 WIDTHS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = {  # depth: convolutions in each block
@@ -54,12 +54,7 @@ class VGG(Network):
         nn.init.zeros_(self.head.bias)
 
     def features(self, images: Tensor) -> Features:
-        x = stem = self.stem(images)
-        maps = []
-        for stage in self.stages:
-            maps.append(x := stage(x))
-        embedding = x.mean((2, 3))  # (B, 512)
-        return Features(stem, tuple(maps), embedding, self.head(embedding), final=x)
+        return staged(self.stem(images), self.stages, self.head)
 
 
 def _block(channels_in: int, channels_out: int, convolutions: int, *, pool: bool = False) -> nn.Sequential:

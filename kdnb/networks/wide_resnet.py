@@ -8,7 +8,7 @@ benchmarks (methods.md 1.1).
 from torch import Tensor, nn
 
 from kdnb.errors import InputError
-from kdnb.networks.features import Features, Network
+from kdnb.networks.features import Features, Network, staged
 
 
 class PreactivationBlock(nn.Module):
@@ -69,13 +69,7 @@ class WideResNet(Network):
         nn.init.zeros_(self.head.bias)
 
     def features(self, images: Tensor) -> Features:
-        x = stem = self.stem(images)
-        maps = []
-        for stage in self.stages:
-            maps.append(x := stage(x))
-        final = self.last(x)
-        embedding = final.mean((2, 3))  # (B, C)
-        return Features(stem, tuple(maps), embedding, self.head(embedding), final=final)
+        return staged(self.stem(images), self.stages, self.head, self.last)
 
 
 def _stage(channels_in: int, channels_out: int, blocks: int, stride: int) -> nn.Sequential:
