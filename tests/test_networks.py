@@ -4,7 +4,7 @@ import torch
 from kdnb.errors import InputError
 from kdnb.networks import NETWORKS, ResNet, build, cost
 
-# name: (parameters at K = 100, million MACs), methods.md 1.1
+# name: (parameters at K = 100, million MACs), methods.md 1.1 and 1.2; resnet18 to 101: torchvision's
 COSTS = {
     "resnet8": (83_892, 12.5),
     "resnet14": (181_108, 26.7),
@@ -15,6 +15,10 @@ COSTS = {
     "resnet110": (1_736_564, 253.2),
     "resnet8x4": (1_233_540, 177.1),
     "resnet32x4": (7_433_860, 1083.0),
+    "resnet18": (11_227_812, 37.1),
+    "resnet34": (21_335_972, 74.8),
+    "resnet50": (23_712_932, 83.6),
+    "resnet101": (42_705_060, 159.4),
     "wrn_16_1": (180_916, 26.7),
     "wrn_16_2": (703_284, 101.1),
     "wrn_40_1": (569_780, 83.3),
@@ -26,8 +30,10 @@ COSTS = {
     "vgg19": (20_086_692, 511.4),
     "mobilenetv2": (812_836, 6.5),
     "shufflenetv2": (1_355_528, 44.5),
+    "densenet_40_12": (1_100_428, 283.0),
+    "googlenet": (6_258_500, 1521.8),  # 1521.848; methods.md prints .9
 }
-FAMILIES = ("resnet8", "wrn_16_2", "vgg8", "mobilenetv2", "shufflenetv2")
+FAMILIES = ("resnet8", "wrn_16_2", "vgg8", "mobilenetv2", "shufflenetv2", "densenet_40_12", "googlenet")
 
 
 def test_every_network_has_a_known_cost():
@@ -87,7 +93,9 @@ def test_gradients_reach_every_parameter(name):
     assert not [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()]
 
 
-@pytest.mark.parametrize("name", ["resnet32x4", "wrn_40_2", "vgg8", "mobilenetv2"])
+@pytest.mark.parametrize(
+    "name", ["resnet32x4", "wrn_40_2", "vgg8", "mobilenetv2", "densenet_40_12", "googlenet"]
+)
 def test_convolutions_start_kaiming_normal_fan_out(name):
     net, in_their_std = build(name, classes=10), []
     for module in net.modules():
@@ -97,7 +105,8 @@ def test_convolutions_start_kaiming_normal_fan_out(name):
             five_sigma = 5 / (2 * module.weight.numel()) ** 0.5
             assert module.weight.std().item() == pytest.approx(expected, rel=five_sigma)
             in_their_std.append(module.weight.flatten() / expected)
-            assert module.bias is None or (name == "vgg8" and module.bias.eq(0).all())
+            if name != "googlenet":  # its biases start at PyTorch's default
+                assert module.bias is None or (name == "vgg8" and module.bias.eq(0).all())
     everything = torch.cat(in_their_std).detach()
     assert everything.mean().item() == pytest.approx(0, abs=0.01)
     assert everything.std().item() == pytest.approx(1, rel=0.01)
@@ -132,7 +141,15 @@ def test_a_seed_gives_the_same_network_and_leaves_the_global_state(name):
 
 @pytest.mark.parametrize(
     ("name", "relus"),
-    [("resnet14", 13), ("wrn_16_2", 13), ("vgg13", 10), ("mobilenetv2", 36), ("shufflenetv2", 37)],
+    [
+        ("resnet14", 13),
+        ("wrn_16_2", 13),
+        ("vgg13", 10),
+        ("mobilenetv2", 36),
+        ("shufflenetv2", 37),
+        ("densenet_40_12", 39),
+        ("googlenet", 64),
+    ],
 )
 def test_every_relu_is_used_once_and_not_in_place(name, relus):
     calls, net = [], build(name, classes=3)

@@ -7,8 +7,13 @@ import torch
 
 from kdnb.errors import InputError, known
 from kdnb.networks.cost import Cost, cost
+from kdnb.networks.densenet import DenseNet
+from kdnb.networks.depth import DepthCost, DepthNet
 from kdnb.networks.features import Features, Network
+from kdnb.networks.googlenet import GoogLeNet
+from kdnb.networks.imagenet_resnet import ImageNetResNet
 from kdnb.networks.mobilenet import MobileNetV2
+from kdnb.networks.recalibration import recalibrated
 from kdnb.networks.resnet import ResNet
 from kdnb.networks.shufflenet import ShuffleNetV2
 from kdnb.networks.tapped import Tapped
@@ -19,7 +24,12 @@ __all__ = [
     "NETWORKS",
     "VGG",
     "Cost",
+    "DenseNet",
+    "DepthCost",
+    "DepthNet",
     "Features",
+    "GoogLeNet",
+    "ImageNetResNet",
     "MobileNetV2",
     "Network",
     "ResNet",
@@ -28,6 +38,7 @@ __all__ = [
     "WideResNet",
     "build",
     "cost",
+    "recalibrated",
 ]
 
 _X4 = (32, 64, 128, 256)
@@ -36,10 +47,13 @@ NETWORKS: dict[str, Callable[[int], Network]] = {
     **{f"resnet{depth}": partial(ResNet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
     "resnet8x4": partial(ResNet, 8, widths=_X4),
     "resnet32x4": partial(ResNet, 32, widths=_X4),
+    **{f"resnet{depth}": partial(ImageNetResNet, depth) for depth in (18, 34, 50, 101)},
     **{f"wrn_{depth}_{width}": partial(WideResNet, depth, width) for depth in (16, 40) for width in (1, 2)},
     **{f"vgg{depth}": partial(VGG, depth) for depth in (8, 11, 13, 16, 19)},
     "mobilenetv2": MobileNetV2,
     "shufflenetv2": ShuffleNetV2,
+    "densenet_40_12": partial(DenseNet, 40, 12),
+    "googlenet": GoogLeNet,
 }
 
 

@@ -49,6 +49,20 @@ def staged(
     x, maps = stem, []
     for stage in stages:
         maps.append(x := stage(x))
-    final = x if last is None else last(x)
+    return ended(stem, maps, head, last)
+
+
+def ended(stem: Tensor, maps: Iterable[Tensor], head: nn.Linear, last: nn.Module | None = None) -> Features:
+    """The end of the usual pass, when the maps of all stages are there."""
+    maps = tuple(maps)
+    final = maps[-1] if last is None else last(maps[-1])
     embedding = final.mean((2, 3))  # (B, D)
-    return Features(stem, tuple(maps), embedding, head(embedding), final)
+    return Features(stem, maps, embedding, head(embedding), final)
+
+
+def initialise_convolutions(net: nn.Module) -> None:
+    """Draws the weights of every convolution from N(0, sqrt(2 / (k k C_out))), in place; of a depthwise
+    one too, whose fan-out counts as if it were dense. Source: He et al., 2015."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -8,7 +8,7 @@ expands too (by 1, a 1 x 1 convolution); widths are halved without rounding to m
 
 from torch import Tensor, nn
 
-from kdnb.networks.features import Features, Network, staged
+from kdnb.networks.features import Features, Network, initialise_convolutions, staged
 
 STEM, LAST = 16, 1280
 # The paper's seven stages as (t, c, n, s): expansion, channels, blocks, stride of the first block.
@@ -63,9 +63,7 @@ class MobileNetV2(Network):
         )
         self.last = _convolution(self.channels[-1], LAST, 1)
         self.head = nn.Linear(LAST, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # a depthwise one too: fan_out is k * k * C_out here
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
 

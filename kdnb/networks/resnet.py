@@ -1,4 +1,4 @@
-"""The CIFAR ResNets: depth 6n + 2, three stages, a 3 x 3 stem that keeps the resolution.
+"""Residual networks; the CIFAR family: depth 6n + 2, three stages, a 3 x 3 stem that keeps the resolution.
 
 Source: He et al., Deep Residual Learning, 2016, section 4.2; widths, shortcuts and initialisation
 as in the distillation benchmarks (methods.md 1.1).
@@ -6,13 +6,18 @@ Differs: the 2016 CIFAR nets pad shortcuts with zeros; here, as in those benchma
 changes shape is a 1 x 1 convolution with batch norm.
 """
 
+from collections.abc import Callable, Sequence
+
 from torch import Tensor, nn
 
-from kdnb.networks.features import Features, Network, staged
+from kdnb.errors import InputError
+from kdnb.networks.features import Features, Network, initialise_convolutions, staged
 
 
 class BasicBlock(nn.Module):
     """conv-BN-ReLU-conv-BN, added to the shortcut, then ReLU: (B, C_in, H, W) -> (B, C_out, H', W')."""
+
+    layers = 2  # convolutions from input to output
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -22,50 +27,91 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels_out)
         self.relu2 = nn.ReLU()
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or channels_in != channels_out:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False),
-                nn.BatchNorm2d(channels_out),
-            )
+        self.shortcut = shortcut(channels_in, channels_out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
         return self.relu2(residual + self.shortcut(x))
 
 
-class ResNet(Network):
-    """A CIFAR ResNet with ``depth`` = 6n + 2 layers.
+class ResidualNetwork(Network):
+    """A stem, stages of residual blocks, a mean over the positions, a linear head.
 
-    widths: channels of the stem and of the three stages. The maps are the stage outputs after their
-    last ReLU, at 1, 1/2 and 1/4 of the input size; any input size of at least 4 x 4 works.
+    block: makes one of (channels in, channels out, stride). widths: channels of the stem and of every
+    stage. strides: of every stage, taken by its first block. blocks: how many every stage has.
+    The maps are the stage outputs after their last ReLU.
     """
 
     def __init__(
-        self, depth: int, classes: int, *, widths: tuple[int, int, int, int] = (16, 16, 32, 64)
+        self,
+        stem: nn.Sequential,
+        block: Callable[[int, int, int], nn.Module],
+        *,
+        widths: Sequence[int],
+        strides: Sequence[int],
+        blocks: Sequence[int],
+        classes: int,
     ) -> None:
-        if depth < 8 or (depth - 2) % 6:
-            raise ValueError(f"depth must be 6n + 2 with n >= 1 (8, 14, 20, ...), found {depth}.")
         super().__init__()
-        stem, *stages = widths
-        self.channels, self.reductions, self.classes = tuple(stages), (1, 2, 4), classes
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem), nn.ReLU()
-        )
-        blocks = (depth - 2) // 6
+        self.channels, self.classes = tuple(widths[1:]), classes
+        self.stem = stem
         self.stages = nn.ModuleList(
-            _stage(before, after, blocks, stride)
-            for before, after, stride in zip(widths[:-1], stages, (1, 2, 2), strict=True)
+            _stage(block, *shape) for shape in zip(widths[:-1], widths[1:], strides, blocks, strict=True)
         )
-        self.head = nn.Linear(stages[-1], classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.head = nn.Linear(widths[-1], classes)
+        initialise_convolutions(self)
+
+    @property
+    def depth(self) -> int:
+        """Layers with weights on the way from the images to the logits."""
+        return 2 + sum(block.layers for stage in self.stages for block in stage)
+
+    def blocks_at(self, depth: int) -> tuple[int, ...]:
+        """Blocks of each stage of the family's network of ``depth`` layers, made of the same blocks.
+
+        Raises InputError where the family has none.
+        """
+        raise NotImplementedError
 
     def features(self, images: Tensor) -> Features:
         return staged(self.stem(images), self.stages, self.head)
 
 
-def _stage(channels_in: int, channels_out: int, blocks: int, stride: int) -> nn.Sequential:
-    first = BasicBlock(channels_in, channels_out, stride)
-    return nn.Sequential(first, *(BasicBlock(channels_out, channels_out, 1) for _ in range(1, blocks)))
+class ResNet(ResidualNetwork):
+    """A CIFAR ResNet with ``depth`` = 6n + 2 layers.
+
+    widths: channels of the stem and of the three stages. The maps are at 1, 1/2 and 1/4 of the input
+    size; any input size of at least 4 x 4 works. Raises InputError for another depth.
+    """
+
+    reductions = (1, 2, 4)
+
+    def __init__(
+        self, depth: int, classes: int, *, widths: tuple[int, int, int, int] = (16, 16, 32, 64)
+    ) -> None:
+        blocks = self.blocks_at(depth)
+        stem = nn.Sequential(
+            nn.Conv2d(3, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+        )
+        super().__init__(stem, BasicBlock, widths=widths, strides=(1, 2, 2), blocks=blocks, classes=classes)
+
+    def blocks_at(self, depth: int) -> tuple[int, ...]:
+        if depth < 8 or (depth - 2) % 6:
+            raise InputError(f"depth must be 6n + 2 with n >= 1 (8, 14, 20, ...), found {depth}.")
+        return ((depth - 2) // 6,) * 3
+
+
+def shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+    """What a block's residual is added to: the input, or where the shape changes a 1 x 1 convolution
+    of it with batch norm."""
+    if stride == 1 and channels_in == channels_out:
+        return nn.Identity()
+    convolution = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out))
+
+
+def _stage(
+    block: Callable[[int, int, int], nn.Module], channels_in: int, channels_out: int, stride: int, blocks: int
+) -> nn.Sequential:
+    first = block(channels_in, channels_out, stride)
+    return nn.Sequential(first, *(block(channels_out, channels_out, 1) for _ in range(1, blocks)))

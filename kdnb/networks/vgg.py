@@ -9,7 +9,7 @@ three fully connected ones (the name still counts them); no pool after blocks 4 
 from torch import Tensor, nn
 
 from kdnb.errors import InputError
-from kdnb.networks.features import Features, Network, staged
+from kdnb.networks.features import Features, Network, initialise_convolutions, staged
 
 WIDTHS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = {  # depth: convolutions in each block
@@ -46,9 +46,9 @@ class VGG(Network):
             )
         )
         self.head = nn.Linear(WIDTHS[-1], classes)
+        initialise_convolutions(self)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)

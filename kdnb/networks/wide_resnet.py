@@ -8,7 +8,7 @@ benchmarks (methods.md 1.1).
 from torch import Tensor, nn
 
 from kdnb.errors import InputError
-from kdnb.networks.features import Features, Network, staged
+from kdnb.networks.features import Features, Network, initialise_convolutions, staged
 
 
 class PreactivationBlock(nn.Module):
@@ -63,9 +63,7 @@ class WideResNet(Network):
         )
         self.last = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU())
         self.head = nn.Linear(widths[-1], classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
         nn.init.zeros_(self.head.bias)
 
     def features(self, images: Tensor) -> Features:

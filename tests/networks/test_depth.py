@@ -1,0 +1,318 @@
+from threading import Thread
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdnb.checkpoints import load_state, save_state
+from kdnb.errors import InputError
+from kdnb.networks import DepthNet, build, cost
+from kdnb.networks import depth as depth_module
+from kdnb.networks.depth import BATCH_NORM
+
+SMALL = [("resnet20", (14, 8)), ("resnet20", ((3, 2, 1), (3, 1, 1)))]
+FAMILIES = [("resnet56", (44, 32, 20)), ("resnet34", (18,)), ("resnet101", (50,))]
+EACH = [(name, depths, kind) for name, depths in SMALL for kind in BATCH_NORM]
+
+
+def images(size: int = 32, count: int = 4, **options) -> Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0), **options)
+
+
+def make(name: str = "resnet20", depths=(14, 8), *, batch_norm: str = "private", seed: int = 0) -> DepthNet:
+    """With batch norms that have seen something, each another thing."""
+    net = DepthNet(build(name, classes=5, seed=seed), depths, batch_norm=batch_norm)
+    generator = torch.Generator().manual_seed(1)
+    for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
+        for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+            tensor.add_(torch.rand(tensor.shape, generator=generator), alpha=0.3)
+    return net.eval()
+
+
+# What a depth is
+
+
+@pytest.mark.parametrize(
+    ("name", "depths", "batch_norm"), [("resnet20", (14, 8), "shared"), *((*f, "private") for f in FAMILIES)]
+)
+def test_a_depth_is_the_stand_alone_network_with_the_matching_weights(name, depths, batch_norm):
+    """methods.md 6.4, 1: bit for bit; and 7: its MACs, which grow with depth."""
+    net, x = make(name, depths, batch_norm=batch_norm), images(count=1)
+    own, macs = net.state_dict(), []
+    for depth in depths:
+        alone = build(f"resnet{depth}", classes=5, seed=9).eval()
+        keys = {key: (f"subnets.{depth}.{key}", f"full.{key}") for key in alone.state_dict()}
+        alone.load_state_dict({key: own.get(mine, own.get(full)) for key, (mine, full) in keys.items()})
+        assert torch.equal(alone(x), net.at_depth(depth)(x))
+        assert cost(alone) == cost(net.at_depth(depth))
+        macs.append(cost(alone).macs)
+    assert torch.equal(net(x), net.at_depth(net.depths[0])(x))
+    assert [cost(net.full).macs, *macs] == sorted({cost(net.full).macs, *macs}, reverse=True)
+
+
+def test_blocks_name_what_no_layers_do():
+    net = make(depths=((3, 2, 1), (3, 1, 1)))
+    assert net.depths == (20, 14, 12)
+    assert [len(stage) for stage in net.at_depth(12).stages] == [3, 1, 1]
+
+
+@pytest.mark.parametrize("batch_norm", BATCH_NORM)
+def test_weights_are_shared_and_batch_norm_is_private_or_not(batch_norm):
+    """methods.md 6.4, 6."""
+    net = make(batch_norm=batch_norm)
+    full, sub = net.full, net.at_depth(14)
+    assert sub.stages[2][1].conv2 is full.stages[2][1].conv2
+    assert sub.head is full.head
+    assert (sub.stages[2][1].bn2 is full.stages[2][1].bn2) == (batch_norm == "shared")
+    private = [
+        2 * m.num_features for s in net.subnets.values() for m in s.modules() if hasattr(m, "momentum")
+    ]
+    expected = cost(full).parameters + (sum(private) if batch_norm == "private" else 0)
+    assert sum(parameter.numel() for parameter in net.parameters()) == expected
+    assert sum(private) == 2 * sum((16 * (1 + 4), 5 * 32, 5 * 64)) + 2 * sum((16 * (1 + 2), 3 * 32, 3 * 64))
+
+
+def test_private_batch_norms_begin_as_the_full_nets():
+    full = build("resnet20", classes=5)
+    full.train()(images())
+    net = DepthNet(full, (8,))
+    theirs = net.at_depth(8).stem[1]
+    assert theirs is not full.stem[1]
+    assert torch.equal(theirs.running_mean, full.stem[1].running_mean)
+
+
+def test_an_export_has_weights_of_its_own():
+    net = make()
+    exported = net.export(14)
+    assert type(exported) is type(build("resnet14", classes=5))
+    before, x = exported(images()), images()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+    assert torch.equal(exported(x), before)
+
+
+# No state
+
+
+@pytest.mark.parametrize("batch_norm", BATCH_NORM)
+def test_going_back_and_forth_changes_nothing(batch_norm):
+    """methods.md 6.4, 8."""
+    net, x = make(batch_norm=batch_norm), images()
+    first = {depth: net.at_depth(depth)(x) for depth in net.depths}
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    for depth in (8, 20, 14, 14, 8, 20, 8):
+        assert torch.equal(net.at_depth(depth)(x), first[depth])
+    net.costs(size=16)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+    assert torch.equal(net(x), first[20])
+
+
+def test_threads_may_run_different_depths_at_a_time():
+    net, x = make(), images(16)
+    expected = {depth: net.at_depth(depth)(x) for depth in net.depths}
+    wrong = []
+
+    def work(depth: int) -> None:
+        for _ in range(20):
+            if not torch.equal(net.at_depth(depth)(x), expected[depth]):
+                wrong.append(depth)
+
+    threads = [Thread(target=work, args=(depth,)) for depth in (*net.depths, *net.depths)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+# All depths in one pass
+
+
+def naive(net: DepthNet, x: Tensor) -> dict:
+    return {depth: net.at_depth(depth).features(x) for depth in net.depths}
+
+
+def step(net: DepthNet, x: Tensor, features) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """All outputs, gradients, and buffers after one step in training."""
+    net.train()
+    shown = features(net, x)
+    loss = sum(f.logits.square().mean() + f.maps[1].square().mean() for f in shown.values())
+    gradients = torch.autograd.grad(loss, list(net.parameters()))
+    tensors = [t for f in shown.values() for t in (f.stem, *f.maps, f.embedding, f.logits, f.final)]
+    return tensors, list(gradients), list(net.buffers())
+
+
+@pytest.mark.parametrize(("name", "depths", "batch_norm"), [*EACH, ("resnet34", (18,), "shared")])
+def test_one_pass_is_equal_to_one_after_another(name, depths, batch_norm):
+    x = images(32 if name == "resnet20" else 64, dtype=torch.float64)
+    one, other = (make(name, depths, batch_norm=batch_norm).double() for _ in range(2))
+    together = step(one, x, DepthNet.features_at_all)
+    apart = step(other, x, naive)
+    assert all(torch.equal(a, b) for a, b in zip(together[0], apart[0], strict=True))
+    for found, expected in zip(together[1:], apart[1:], strict=True):
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * max(1, b.abs().max().item()))
+
+
+@pytest.mark.parametrize("batch_norm", BATCH_NORM)
+def test_one_pass_in_eval_mode_is_equal_too(batch_norm):
+    net, x = make(batch_norm=batch_norm), images()
+    for depth, features in net.features_at_all(x).items():
+        assert torch.equal(features.logits, net.at_depth(depth)(x))
+
+
+def calls(net: DepthNet) -> dict[str, int]:
+    """How often each convolution runs in one pass over all depths."""
+    counts = {name: 0 for name, module in net.named_modules() if isinstance(module, nn.Conv2d)}
+    handles = [
+        net.get_submodule(name).register_forward_hook(
+            lambda *_, name=name: counts.update({name: counts[name] + 1})
+        )
+        for name in counts
+    ]
+    net.features_at_all(images(16))
+    for handle in handles:
+        handle.remove()
+    return counts
+
+
+def test_what_depths_have_in_common_runs_once():
+    shared, private = (calls(make(batch_norm=kind)) for kind in ("shared", "private"))
+    assert shared["full.stem.0"] == private["full.stem.0"] == 1
+    assert [shared[f"full.stages.0.{block}.conv1"] for block in range(3)] == [1, 1, 1]
+    assert [private[f"full.stages.0.{block}.conv1"] for block in range(3)] == [3, 2, 1]
+    assert [shared[f"full.stages.1.{block}.conv1"] for block in range(3)] == [3, 2, 1]
+    alike = calls(make(depths=((3, 2, 1), (3, 1, 1)), batch_norm="shared"))
+    assert [alike[f"full.stages.1.{block}.conv1"] for block in range(3)] == [1, 1, 1]
+    assert [alike[f"full.stages.2.{block}.conv1"] for block in range(3)] == [3, 1, 1]
+
+
+def test_shared_batch_norm_counts_every_net_that_uses_it():
+    """methods.md 6.4, 4."""
+    net = make(batch_norm="shared").train()
+    net.features_at_all(images(16))
+    counts = {name: int(n) for name, n in net.named_buffers() if name.endswith("num_batches_tracked")}
+    assert counts["full.stem.1.num_batches_tracked"] == 3
+    for stage in range(3):
+        tracked = [counts[f"full.stages.{stage}.{block}.bn2.num_batches_tracked"] for block in range(3)]
+        assert tracked == [3, 2, 1]
+    assert {m.momentum for m in net.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+
+
+# Costs and budgets
+
+
+def test_costs_are_those_of_each_network(monkeypatch):
+    net = make()
+    monkeypatch.setattr(depth_module, "forward_times", lambda nets, **_: [float(n.depth) for n in nets])
+    costs = net.costs(size=16)
+    assert list(costs) == [20, 14, 8]
+    for depth, found in costs.items():
+        assert (found.parameters, found.macs) == cost(build(f"resnet{depth}", classes=5), size=16)
+        assert found.milliseconds == depth
+
+
+def test_milliseconds_are_measured_and_leave_no_trace():
+    net = make().train()
+    costs = net.costs(size=32, batch=8)
+    assert 0 < costs[8].milliseconds < costs[20].milliseconds
+    assert all(module.training for module in net.modules())
+
+
+def test_the_deepest_affordable_depth_is_chosen(monkeypatch):
+    monkeypatch.setattr(depth_module, "forward_times", lambda nets, **_: [float(n.depth) for n in nets])
+    net = make()
+    macs = {depth: found.macs for depth, found in net.costs().items()}
+    for depth in net.depths:
+        assert net.fit_budget(macs=macs[depth]) == depth
+        assert net.fit_budget(milliseconds=depth) == depth
+    assert net.fit_budget(macs=macs[20] - 1) == 14
+    assert net.fit_budget(milliseconds=13.9) == 8
+    assert net.fit_budget(macs=1e12, milliseconds=14.5) == 14
+    assert net.fit_budget(macs=macs[8], milliseconds=1e9) == 8
+
+
+@pytest.mark.parametrize(
+    "budget", [{"macs": 1e6}, {"milliseconds": 0.0}, {"macs": float("nan")}, {"macs": -1}]
+)
+def test_a_budget_that_nothing_fits_names_the_cheapest(budget):
+    with pytest.raises(InputError, match=r"No depth fits .*cheapest, 8, takes 12501312 MACs and"):
+        make().fit_budget(**budget)
+    with pytest.raises(InputError, match="needs a budget"):
+        make().fit_budget()
+
+
+# Files
+
+
+@pytest.mark.parametrize("batch_norm", BATCH_NORM)
+def test_a_state_holds_every_tensor_once_and_comes_back(batch_norm, tmp_path):
+    net, other = (
+        make(batch_norm=batch_norm),
+        DepthNet(build("resnet20", classes=5, seed=3), (14, 8), batch_norm=batch_norm),
+    )
+    state = net.state_dict()
+    assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
+    assert set(state) == {name for name, _ in (*net.named_parameters(), *net.named_buffers())}
+    save_state({"net": state}, tmp_path)
+    other.load_state_dict(load_state(tmp_path)["net"])
+    for depth in net.depths:
+        assert torch.equal(other.eval().at_depth(depth)(images()), net.at_depth(depth)(images()))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: make("resnet20", (14,)), r"blocks a stage are \[\[3, 3, 3\], \[2, 2, 2\]\], here"),
+        (lambda: make("resnet32", (14, 8)), r"\[\[5, 5, 5\], .*here \[\[3, 3, 3\]"),
+        (lambda: make("resnet20", ((2, 2, 1), (1, 1, 1))), r"\[2, 2, 1\]"),
+        (lambda: build("resnet20", classes=5), "are no depths, here"),
+        (lambda: make(batch_norm="shared"), r"only one has 'subnets\.14.*batch_norm"),
+    ],
+)
+def test_weights_of_another_family_are_refused(other, message):
+    with pytest.raises(InputError, match=message):
+        make().load_state_dict(other().state_dict())
+
+
+def test_private_weights_do_not_fit_shared_batch_norm():
+    with pytest.raises(InputError, match=r"only one has 'subnets\.14.*batch_norm"):
+        make(batch_norm="shared").load_state_dict(make().state_dict())
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("depths", "message"),
+    [
+        ((), "name at least one depth"),
+        ((20,), r"\(3, 3, 3\) blocks .* does not lie inside \(3, 3, 3\)"),
+        ((26,), r"\(4, 4, 4\) blocks .* does not lie inside \(3, 3, 3\)"),
+        (((3, 3, 4),), "Name depths below 20"),
+        (((3, 0, 3),), "every stage keeps a block"),
+        (((3, 3),), r"\(3, 3\) blocks"),
+        (((2, 2, 2, 2),), r"\(2, 2, 2, 2\) blocks"),
+        ((8, 14), r"\(2, 2, 2\) blocks .* does not lie inside \(1, 1, 1\), the net before"),
+        ((14, 14), "each once"),
+        (((2, 1, 1), (1, 1, 2)), r"\(1, 1, 2\) blocks .* inside \(2, 1, 1\)"),
+        ((15,), "6n \\+ 2.*found 15"),
+    ],
+)
+def test_unfit_depths_are_refused(depths, message):
+    with pytest.raises(InputError, match=message):
+        DepthNet(build("resnet20", classes=5), depths)
+
+
+def test_unfit_networks_and_options_are_refused():
+    with pytest.raises(InputError, match="found a VGG"):
+        DepthNet(build("vgg8", classes=5), (8,))
+    with pytest.raises(InputError, match="Or choose a deeper network"):
+        DepthNet(build("resnet8", classes=5), (8,))
+    with pytest.raises(InputError, match="have 18 or 34 layers, found 50"):
+        DepthNet(build("resnet34", classes=5), (50,))
+    with pytest.raises(InputError, match="'private'"):
+        DepthNet(build("resnet20", classes=5), (8,), batch_norm="privat")
+    with pytest.raises(InputError, match="no depth 9; there are 20, 14, 8"):
+        make().at_depth(9)
