@@ -5,9 +5,10 @@ from math import isfinite
 import pytest
 import torch
 
-from kdnb.bench import distillation_steps, matmul_rate, step_operations, table, training_steps
+from kdnb.bench import distillation_steps, group_steps, step_operations, table, training_steps
 from kdnb.methods import KD, SemCKD
 from kdnb.networks import build, cost
+from kdnb.timing import matmul_rate
 
 KEYS = [
     "network",
@@ -74,6 +75,14 @@ def test_a_method_is_timed_against_its_student_and_its_parts():
         assert row["ms"] > 0
         assert row["over_parts"] > 0
     assert "over_parts" in table([srrl, semckd])
+
+
+def test_a_group_is_timed_against_one_of_its_networks():
+    rows = list(group_steps(network="resnet8", batch_size=4, steps=1, rounds=2, device="cpu"))
+    assert [row["method"] for row in rows] == ["dml", "ffsd"]
+    for row in rows:
+        assert row["multiple_low"] <= row["multiple"] <= row["multiple_high"]
+        assert row["over_parts"] > 0
 
 
 def test_the_aligner_is_two_thirds_of_semckds_arithmetic():

@@ -3,12 +3,19 @@
 import inspect
 
 from kdnb.errors import known
-from kdnb.exercises import dark_knowledge, looking_inside, semckd, srrl, start_here
+from kdnb.exercises import dark_knowledge, ffsd, looking_inside, semckd, srrl, start_here
 from kdnb.exercises.lesson import Exercise, Lesson, Mutant
 
 __all__ = ["LESSONS", "Exercise", "Lesson", "Mutant", "lesson", "show_source"]
 
-LESSONS = {"00": start_here, "01": dark_knowledge, "02": looking_inside, "03": srrl, "04": semckd}
+LESSONS = {
+    "00": start_here,
+    "01": dark_knowledge,
+    "02": looking_inside,
+    "03": srrl,
+    "04": semckd,
+    "05": ffsd,
+}
 
 
 def lesson(number: str) -> Lesson:

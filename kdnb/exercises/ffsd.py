@@ -1,0 +1,172 @@
+"""Exercises of notebook 05: the diversity target and the self-distiller's aims, with those on groups."""
+
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdnb.exercises import peers
+from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.exercises.peers import normal
+from kdnb.methods.ffsd import SelfDistiller, carried_back, diversity_of
+
+
+def diversity_target(attention: Tensor, count: int) -> Tensor:
+    """The library's target, from attention maps (B, H, W) that are not normalised, and the number of
+    background positions."""
+    maps, positions = attention.sqrt()[:, None], attention[0].numel()
+    return diversity_of(maps, threshold=(count + 0.5) / positions).target
+
+
+def shallow_aims(distiller: nn.Module, last: Tensor) -> tuple[Tensor, ...]:
+    """The library's: what the shallow stages should look like, for maps (B, C, h, w)."""
+    return carried_back(distiller, last)
+
+
+def _probe_target(function) -> list[Tensor]:
+    attention = normal(2, 3, 4, 4).abs() * torch.tensor([0.2, 1, 5], dtype=torch.float64)[:, None, None]
+    return [tensor_from(function(attention, 5))]
+
+
+class _Widths:
+    """What a self-distiller reads of a network."""
+
+    channels, reductions, head = (4, 8, 16), (1, 2, 4), SimpleNamespace(in_features=16)
+
+
+def _probe_aims(function) -> list[Tensor]:
+    """Called twice, on a batch and on its first picture: modes, statistics and graph are looked at."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        distiller = SelfDistiller(_Widths()).double().train()
+    last = normal(6, 3, 16, 2, 2).relu().requires_grad_()
+    seen = []
+    for shown in (last, last[:1]):
+        made = function(distiller, shown)
+        seen += [tensor_from(maps) for maps in (made if isinstance(made, tuple | list) else [made])]
+    facts = [float(maps.requires_grad) for maps in seen] + [float(m.training) for m in distiller.modules()]
+    statistics = [buffer.double() for buffer in distiller.buffers()]
+    return [*(maps.detach() for maps in seen), torch.tensor(facts), *statistics]
+
+
+def _their_target(
+    attention: Tensor, count: int, *, norm: str = "raw", sign: float = 1.0, at: str = "low"
+) -> Tensor:
+    """The target with one thing done differently, in plain steps."""
+    length = attention.flatten(1).norm(dim=1)[:, None, None]
+    if norm == "batch":
+        length = torch.full_like(length, attention.norm().item())
+    start = attention if norm == "none" else attention / length
+    whole = torch.ones_like(length) if norm == "unit" else length
+    ordered = start.flatten(1).sort(dim=1).values
+    level = (ordered[:, count - 1] if at == "low" else ordered[:, -count])[:, None, None]
+    return whole / 2 + sign * (whole / 2 - start) * (start - level).sign()
+
+
+def _aims_with_graph(distiller: nn.Module, last: Tensor) -> tuple[Tensor, ...]:
+    modes = distiller.training
+    made = distiller.eval()(last)
+    distiller.train(modes)
+    return made
+
+
+def _aims_left_in_eval(distiller: nn.Module, last: Tensor) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        return distiller.eval()(last)
+
+
+def _aims_in_train_mode(distiller: nn.Module, last: Tensor) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        return distiller(last)
+
+
+EXERCISES = {
+    **peers.EXERCISES,
+    "diversity_target": Exercise(
+        reference=diversity_target,
+        probe=_probe_target,
+        mutants=(
+            Mutant(
+                "wrong side",
+                lambda attention, count: _their_target(attention, count, sign=-1.0),
+                "the sign is turned: background should keep its attention, and the task area change.",
+            ),
+            Mutant(
+                "r of the unit map",
+                lambda attention, count: _their_target(attention, count, norm="unit"),
+                "your r is 1, the norm of the unit map; the authors' code takes the norm from before.",
+            ),
+            Mutant(
+                "raw units throughout",
+                lambda attention, count: _their_target(attention, count, norm="none"),
+                "you start from the raw attention: consistent, and what we offer as 'consistent', but the "
+                "published target starts from the unit map.",
+            ),
+            Mutant(
+                "background counted from the top",
+                lambda attention, count: _their_target(attention, count, at="high"),
+                "count says how many of the *lowest* positions are background; you counted from the top.",
+            ),
+            Mutant(
+                "no background",
+                lambda attention, count: (
+                    attention.flatten(1).norm(dim=1)[:, None, None]
+                    - F.normalize(attention.flatten(1)).view_as(attention)
+                ),
+                "every position is turned round, the background too; it should keep its attention.",
+            ),
+            Mutant(
+                "one norm for the batch",
+                lambda attention, count: _their_target(attention, count, norm="batch"),
+                "one norm for the whole batch lets strong pictures set r for faint ones; each has its own.",
+            ),
+            Mutant(
+                "normalised at the end",
+                lambda attention, count: F.normalize(diversity_target(attention, count).flatten(1)).view_as(
+                    attention
+                ),
+                "you made the target a unit map at the end: sensible, but the published one is not.",
+            ),
+        ),
+        advice=(
+            "a = attention / r with r each picture's norm, level = the count-th smallest a; "
+            "r / 2 + (r / 2 - a) * sign(a - level)."
+        ),
+    ),
+    "steady_aims": Exercise(
+        reference=shallow_aims,
+        probe=_probe_aims,
+        mutants=(
+            Mutant(
+                "train mode",
+                _aims_in_train_mode,
+                "the bug is still in there: in train mode batch norm mixes the pictures of the batch, and "
+                "every look changes its running statistics.",
+            ),
+            Mutant(
+                "left in eval mode",
+                _aims_left_in_eval,
+                "right aims, but the distiller stays in eval mode, so its batch norm stops learning: give "
+                "it back the mode it had.",
+            ),
+            Mutant(
+                "graph kept",
+                _aims_with_graph,
+                "right aims, but a graph hangs on them: the student could lower its loss by moving the "
+                "distiller; use torch.no_grad().",
+            ),
+        ),
+        advice=(
+            "distiller.eval(); under torch.no_grad() made = distiller(last); distiller.train(); return made. "
+            "Or carried_back(distiller, last)."
+        ),
+        bug="train mode",
+    ),
+}
+
+QUESTIONS = {
+    "elsewhere": "3754c3825f8c",
+    "inert": "0f3d1bb5794c",
+    "guessers": "ebaaf70d4e1f",
+}

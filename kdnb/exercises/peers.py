@@ -1,0 +1,172 @@
+"""Exercises of notebook 05 on groups: how students teach each other, how alike they are, and what a union
+is not."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.functional import attention_map, cosine_similarity, kd_loss
+
+
+def mutual_term(own: Tensor, other: Tensor, temperature: float) -> Tensor:
+    """What ``mutual_terms`` asks of a student of two: logits (B, K) twice -> scalar."""
+    return kd_loss(own, other.detach(), temperature)
+
+
+def map_cosine(one: Tensor, other: Tensor) -> Tensor:
+    """One cell of ``raw_cosine``: maps (B, C, H, W) twice -> scalar."""
+    return cosine_similarity(one, other).mean()
+
+
+def union_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """What ``evaluate`` calls union, as a share: logits (M, B, K), labels (B,) -> scalar."""
+    return (logits.argmax(2) == labels).any(0).double().mean()
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    """Normal numbers in float64, for probes."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _probe_mutual(function) -> list[Tensor]:
+    own, other = (normal(seed, 6, 5).requires_grad_() for seed in (0, 1))
+    value = tensor_from(function(own, other, 3.0))
+    if not value.requires_grad:
+        return [value, torch.zeros_like(own), torch.zeros_like(other)]
+    found = torch.autograd.grad(value, (own, other), allow_unused=True, materialize_grads=True)
+    return [value.detach(), *found]
+
+
+def _probe_cosine(function) -> list[Tensor]:
+    return [tensor_from(function(normal(3, 4, 3, 2, 2).relu(), normal(4, 4, 3, 2, 2).relu()))]
+
+
+def _probe_union(function) -> list[Tensor]:
+    labels = torch.randint(3, (40,), generator=torch.Generator().manual_seed(0))
+    return [tensor_from(function(normal(5, 3, 40, 3), labels))]
+
+
+def _all_at_once(one: Tensor, other: Tensor) -> Tensor:
+    return F.cosine_similarity(one.flatten(), other.flatten(), dim=0)
+
+
+EXERCISES = {
+    "mutual_term": Exercise(
+        reference=mutual_term,
+        probe=_probe_mutual,
+        mutants=(
+            Mutant(
+                "not detached",
+                lambda own, other, T: kd_loss(own, other, T),
+                "the value is right, but the other student is pulled as well: it teaches here, and "
+                "learns in its own term; detach it.",
+            ),
+            Mutant(
+                "detached itself",
+                lambda own, other, T: kd_loss(own.detach(), other, T),
+                "you detached the learner: now the teacher of this term moves, and the learner stays.",
+            ),
+            Mutant(
+                "both detached",
+                lambda own, other, T: kd_loss(own.detach(), other.detach(), T),
+                "both are detached, so nobody learns; only the other one is held still.",
+            ),
+            Mutant(
+                "other way round",
+                lambda own, other, T: kd_loss(other.detach(), own, T),
+                "that is KL(own || other); the target comes first: KL(other || own), kd_loss(own, other, T).",
+            ),
+            Mutant(
+                "without T squared",
+                lambda own, other, T: kd_loss(own, other.detach(), T) / T**2,
+                "gradients shrink like 1/T²; kd_loss multiplies by T² to undo that, and so do the authors.",
+            ),
+            Mutant(
+                "cross entropy with the other's answers",
+                lambda own, other, T: F.cross_entropy(own, other.argmax(1)),
+                "that hands over the other's answers alone; its doubts are what it has to teach.",
+            ),
+        ),
+        advice="kd_loss(own, other.detach(), T).",
+    ),
+    "map_cosine": Exercise(
+        reference=map_cosine,
+        probe=_probe_cosine,
+        mutants=(
+            Mutant(
+                "of attention",
+                lambda one, other: cosine_similarity(attention_map(one), attention_map(other)).mean(),
+                "that compares attention maps: of two strangers it is near 1; Tab. IV's size fits raw maps.",
+            ),
+            Mutant(
+                "averaged over positions first",
+                lambda one, other: F.cosine_similarity(one.mean((2, 3)), other.mean((2, 3))).mean(),
+                "you averaged over the positions first: which channels are on, no longer where.",
+            ),
+            Mutant(
+                "at each position",
+                lambda one, other: F.cosine_similarity(one, other, dim=1).mean(),
+                "a cosine at every position counts an empty corner like the object; flatten C, H and W.",
+            ),
+            Mutant(
+                "whole batch",
+                _all_at_once,
+                "one cosine for the whole batch: pictures with strong activations count more; one each, "
+                "then the mean.",
+            ),
+            Mutant(
+                "centred",
+                lambda one, other: F.cosine_similarity(
+                    *(x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in (one, other))
+                ).mean(),
+                "you subtracted the mean: that is a correlation, and may be negative.",
+            ),
+            Mutant(
+                "no norms",
+                lambda one, other: (one * other).flatten(1).sum(1).mean(),
+                "an inner product grows with the activations; divide by both lengths.",
+            ),
+        ),
+        advice="F.cosine_similarity(one.flatten(1), other.flatten(1)).mean().",
+    ),
+    "union_accuracy": Exercise(
+        reference=union_accuracy,
+        probe=_probe_union,
+        mutants=(
+            Mutant(
+                "ensemble",
+                lambda logits, labels: (logits.mean(0).argmax(1) == labels).double().mean(),
+                "that is the true ensemble, one answer from the mean logits; the union asks whether "
+                "anyone is right.",
+            ),
+            Mutant(
+                "average",
+                lambda logits, labels: (logits.argmax(2) == labels).double().mean(),
+                "that is the students' average accuracy; the union asks, picture by picture, whether "
+                "anyone is right.",
+            ),
+            Mutant(
+                "all",
+                lambda logits, labels: (logits.argmax(2) == labels).all(0).double().mean(),
+                "these are the pictures that all answer right: the intersection.",
+            ),
+            Mutant(
+                "majority",
+                lambda logits, labels: (logits.argmax(2).mode(0).values == labels).double().mean(),
+                "a vote gives one answer, so it is an ensemble; the union needs only one right student.",
+            ),
+            Mutant(
+                "best student",
+                lambda logits, labels: (logits.argmax(2) == labels).double().mean(1).max(),
+                "that is the best student; the union may use another student for every picture.",
+            ),
+            Mutant(
+                "percent",
+                lambda logits, labels: 100 * union_accuracy(logits, labels),
+                "that is in percent; return a share, 0 to 1.",
+            ),
+        ),
+        advice="(logits.argmax(2) == labels).any(0).double().mean().",
+    ),
+}
