@@ -2,13 +2,14 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from reference import Reference
 
 from kdnb.errors import InputError
 from kdnb.functional import attention_map
 from kdnb.methods import AttentionTransfer, LabelsOnly
 from kdnb.methods.attention_transfer import attention_transfer_loss
-from kdnb.networks import build
+from kdnb.networks import Tapped, build
 from kdnb.testing import contract
 
 
@@ -38,6 +39,21 @@ def test_across_architectures(batch):
         batch[0].repeat(1, 1, 2, 2),
         batch[1],
     )
+
+
+def test_stages_of_one_size_are_paired_where_numbers_differ(batch):
+    """resnet: image / 1, 2, 4; mobilenet: / 2, 4, 8, 16."""
+    student, teacher = build("mobilenetv2", classes=10), build("resnet8", classes=10)
+    with pytest.raises(InputError, match=r'4 stages and the teacher 3.*pairs="size"'):
+        AttentionTransfer(student, teacher)
+    method = AttentionTransfer(student, teacher, pairs="size").eval()
+    contract(method, *batch)
+    own, shown = (net(batch[0]).maps for net in (student.features, teacher.features))
+    expected = attention_transfer_loss(own[:2], shown[1:])
+    torch.testing.assert_close(method(*batch, 0.0)["student/attention"], 1000 * expected)
+    last = Tapped(torchvision.models.resnet18(num_classes=10), "layer4")  # divides by 32
+    with pytest.raises(InputError, match=r"No stage of the student .* is as large"):
+        AttentionTransfer(student, last, pairs="size")
 
 
 def test_a_student_equal_to_its_teacher_has_nothing_to_transfer(batch):
