@@ -22,12 +22,14 @@ class Method(nn.Module):
     momentum, weight_decay, nesterov: settings of the default optimizer, one for all parameters. An
     instance may change them before training; a paper with other needs overrides ``optimizers``.
     fixed_batch: whether every batch must be full; ``train`` then drops an incomplete last one.
+    group: outputs of which ``evaluate`` also reports the union: an image counts where one is right.
     """
 
     momentum: float = 0.9
     weight_decay: float = 5e-4
     nesterov: bool = False
     fixed_batch: bool = False
+    group: tuple[str, ...] = ()
 
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
         """Weighted scalar terms, named ``"learner/term"``.

@@ -11,7 +11,8 @@ import torch
 import torchvision
 
 from kdnb import __version__
-from kdnb.errors import InputError
+from kdnb.analysis import paired_difference
+from kdnb.errors import InputError, known
 from kdnb.methods import METHODS
 from kdnb.paths import PROJECT
 from kdnb.spec import method_options
@@ -49,16 +50,43 @@ def read(folder: Path) -> Record:
 
 
 def table(folder: Path) -> pd.DataFrame:
-    """All finished runs below ``folder``, one row a learner: the spec, the method's options (its
-    defaults filled in) and the metrics as columns."""
+    """All finished runs below ``folder``, one row a learner: the run's folder, the spec, the method's
+    options (its defaults filled in) and the metrics as columns."""
     rows = []
     for path in sorted(Path(folder).rglob("run.json")):
         record = read(path.parent)
         for learner, metrics in record.metrics.items():
             options = method_options(METHODS[record.spec["method"]]) | record.spec["options"]
-            about = record.spec | options | {"learner": learner, "seconds": record.seconds}
+            about = {"run": path.parent.name} | record.spec | options
+            about |= {"learner": learner, "seconds": record.seconds}
             rows.append(about | metrics)
     return pd.DataFrame(rows)
+
+
+def compared(runs: pd.DataFrame, name: str, *, baseline: str) -> pd.DataFrame:
+    """Rows of ``table``, one a seed and value of column ``name``, against those named ``baseline``.
+
+    A row a name, in the order they come in: how many seeds, mean and standard deviation of the accuracy
+    at the last epoch; then the mean ``difference`` from the baseline over the seeds that both have, and the
+    ends of its 95 % interval (NaN where fewer than two are paired, and for the baseline itself).
+
+    Raises InputError for a baseline that is not there, or two rows of one name and seed.
+    """
+    known(name, baseline, map(str, runs[name].unique()))
+    if (twice := runs.duplicated([name, "seed"])).any():
+        found = runs.loc[twice, [name, "seed"]].iloc[0].tolist()
+        raise InputError(f"Two runs are named {found[0]!r} with seed {found[1]}: tell them apart, or choose.")
+    scores = runs.pivot(index="seed", columns=name, values="last")
+    rows = {}
+    for kind in runs[name].unique():
+        own, paired = scores[kind].dropna(), scores[[kind, baseline]].dropna()
+        row = {"seeds": len(own), "mean": own.mean(), "spread": own.std()}
+        if kind != baseline and len(paired) > 1:
+            gain = paired_difference(paired[kind].tolist(), paired[baseline].tolist())
+            row |= {"difference": gain.mean, "low": gain.low, "high": gain.high}
+        rows[kind] = row
+    columns = ["seeds", "mean", "spread", "difference", "low", "high"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def metrics_of(history: pd.DataFrame) -> dict[str, dict[str, float]]:

@@ -19,7 +19,7 @@ from kdnb.errors import InputError
 from kdnb.files import write_whole
 from kdnb.method import Method
 from kdnb.methods import METHODS
-from kdnb.networks import build
+from kdnb.networks import Network, build
 from kdnb.records import Record, code_version, metrics_of, read, versions
 from kdnb.schedules import SCHEDULES
 from kdnb.seeds import derived_seed
@@ -109,14 +109,20 @@ def assemble(spec: Spec, data: Dataset) -> tuple[Method, str | None]:
     """The method that ``spec`` describes, with fresh networks, and the teacher's checksum.
 
     The student's initial weights depend on the seed alone, so that runs of different methods with
-    one seed are paired. Raises InputError for a teacher that is missing or knows other classes.
+    one seed are paired; where several networks learn, these are the weights of the one that is kept.
+    Raises InputError for a teacher that is missing or knows other classes.
     """
-    student = build(spec.student, classes=len(data.classes), seed=spec.seed)
-    networks, checksum = {"student": student}, None
+    parameters, checksum = inspect.signature(METHODS[spec.method]).parameters, None
+
+    def network(number: int) -> Network:
+        seed = derived_seed(spec.seed, "network", number) if number else spec.seed
+        return build(spec.student, classes=len(data.classes), seed=seed)
+
+    networks = {"network": network} if "network" in parameters else {"student": network(0)}
     if spec.needs_teacher:
         path = _teacher_file(spec)
         networks["teacher"], checksum = fit_teacher(path, data).net, _checksum(path)
-    if "batch_size" in inspect.signature(METHODS[spec.method]).parameters:
+    if "batch_size" in parameters:
         networks["batch_size"] = -(-spec.batch_size // int(os.environ.get("WORLD_SIZE", 1)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(spec.seed, "auxiliary"))

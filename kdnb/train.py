@@ -124,12 +124,15 @@ def train(
 def evaluate(method: nn.Module, batches: Batches | Pairs, *, precision: str = "auto") -> dict[str, float]:
     """Top-1 accuracy in percent, by learner: every entry of ``method.outputs``.
 
-    A plain network gives one entry, ``"network"``. Modes are restored; nothing is learned.
+    A plain network gives one entry, ``"network"``; a method with a ``group`` gives one more, ``"union"``:
+    the images that at least one of the group answers right, which no single network reaches. Modes
+    are restored; nothing is learned.
     Raises InputError for an unknown precision, or no images.
     """
     weight = next(method.parameters())
     bf16 = _use_bf16(precision, weight.device)
     outputs = method.outputs if isinstance(method, Method) else lambda x: {"network": method(x)}
+    group = getattr(method, "group", ())
     if isinstance(batches, Batches):
         batches = batches.to(weight.device)
     right, count = {}, 0
@@ -138,11 +141,14 @@ def evaluate(method: nn.Module, batches: Batches | Pairs, *, precision: str = "a
         for images, labels in batches:
             labels = labels.to(weight.device)
             count += len(labels)
-            for name, logits in outputs(images.to(weight)).items():
-                right[name] = right.get(name, 0) + correct(logits, labels).sum()
+            hits = {name: correct(logits, labels) for name, logits in outputs(images.to(weight)).items()}
+            if group:
+                hits["union"] = torch.stack([hits[name] for name in group]).any(0)
+            for name, hit in hits.items():
+                right[name] = right.get(name, 0) + hit.sum()
     if not count:
         raise InputError("The batches are empty: there is nothing to evaluate on.")
-    return {name: 100 * int(hits) / count for name, hits in right.items()}
+    return {name: 100 * int(total) / count for name, total in right.items()}
 
 
 def logits_of(net: nn.Module, batches: Batches | Pairs) -> Tensor:
@@ -154,6 +160,12 @@ def logits_of(net: nn.Module, batches: Batches | Pairs) -> Tensor:
 
 def _restore(state: dict, method: Method, optimizers: list[Optimizer]) -> int:
     """The number of epochs that the state has behind it."""
+    if other := sorted(state["method"].keys() ^ method.state_dict().keys()):
+        raise InputError(
+            f"The state to resume from is of another method: only one of the two has {other[0]!r} and "
+            f"{len(other) - 1} more. Build the method with the networks and options it had, as many "
+            "students for example, or start over."
+        )
     method.load_state_dict(state["method"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)

@@ -48,6 +48,7 @@ def test_the_course_begins():
         "02_looking_inside",
         "03_srrl",
         "04_semckd",
+        "05_ffsd",
     ]
 
 

@@ -17,7 +17,7 @@ from kdnb import __version__, records, runs
 from kdnb.checkpoints import load_network, load_state
 from kdnb.errors import InputError
 from kdnb.methods import LabelsOnly
-from kdnb.records import Record, read
+from kdnb.records import Record, compared, read
 from kdnb.runs import run
 from kdnb.spec import Spec
 
@@ -215,6 +215,20 @@ def test_the_table_shows_every_option_given_or_not(spec, whole, tmp_path):
     assert (row["temperature"], row["soft_weight"]) == (2.0, 0.9)
 
 
+def test_compared_pairs_by_seed():
+    rows = [("a", 0, 50.0), ("a", 1, 60.0), ("b", 1, 63.0), ("b", 0, 51.0), ("b", 2, 90.0), ("c", 0, 1.0)]
+    runs = pd.DataFrame(rows, columns=["name", "seed", "last"])
+    found = compared(runs, "name", baseline="a")
+    assert list(found.index) == ["a", "b", "c"]
+    assert found.loc["b", ["seeds", "mean", "difference"]].tolist() == [3, 68, 2]
+    assert found.loc["b", "low"] == pytest.approx(2 - 12.706 * 1, rel=1e-3)  # t of one degree of freedom
+    assert found.loc[["a", "c"], "difference"].isna().all()
+    with pytest.raises(InputError, match="Two runs are named 'c' with seed 0"):
+        compared(pd.concat([runs, runs.tail(1)]), "name", baseline="a")
+    with pytest.raises(InputError, match="Unknown name 'd'"):
+        compared(runs, "name", baseline="d")
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"spec": {}}'])
 def test_a_damaged_record_is_an_error(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
@@ -397,6 +411,18 @@ def test_students_of_different_methods_start_alike(distilled, spec):
     students = [runs.assemble(chosen, data)[0].student for chosen in (distilled, spec)]
     for one, other in zip(*(student.parameters() for student in students), strict=True):
         assert one.equal(other)
+
+
+def test_the_kept_network_of_a_group_starts_as_the_baseline_does(spec):
+    data = runs.datasets.load(spec.data, size=8)
+    alone = runs.assemble(spec, data)[0].student
+    for method, kept in (("ffsd", "leader"), ("dml", "students.0"), ("one", "students.0")):
+        group, _ = runs.assemble(replace(spec, method=method), data)
+        assert group.export() is group.get_submodule(kept)
+        for one, other in zip(alone.parameters(), group.export().parameters(), strict=True):
+            assert one.equal(other)
+        first, second = (group.students[number].head.weight for number in (0, 1))
+        assert not first.equal(second)
 
 
 def bad_teacher(kind: str, whole: Path, folder: Path) -> Path | None:

@@ -477,6 +477,22 @@ def test_evaluate_gives_percent_by_learner_whatever_the_batch_size():
         assert found == {"all": 100.0, "first": pytest.approx(100 * 13 / 50)}
 
 
+def test_a_group_has_a_union_that_no_member_reaches():
+    class Pair(Toy):
+        group = ("first", "second")
+
+        def outputs(self, images):
+            return {
+                "first": images[:, 0, :1, :CLASSES].flatten(1),
+                "second": images[:, 1, :1, :CLASSES].flatten(1),
+            }
+
+    images = torch.zeros(4, 3, 8, 8)
+    images[:2, 0, 0, 1], images[2:, 1, 0, 1] = 1, 1  # each is right on its half
+    found = evaluate(Pair(), [(images, torch.ones(4, dtype=torch.int64))], precision="fp32")
+    assert found == {"first": 50, "second": 50, "union": 100}
+
+
 def test_evaluate_changes_nothing():
     method = Answers()
     method.bias.grad = torch.ones(())

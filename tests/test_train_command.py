@@ -233,11 +233,13 @@ def test_bench_prints_a_table_or_a_json_line_a_network(monkeypatch):
     assert [json.loads(line)["network"] for line in lines] == ["resnet8", "resnet20"]
 
 
-def test_bench_measures_networks_then_methods_unless_told(monkeypatch):
+def test_bench_measures_all_kinds_in_turn_unless_told(monkeypatch):
     monkeypatch.setattr(bench, "training_steps", lambda **_: iter([ROW]))
-    method = {"method": "srrl", "ms": 1.0, "matmul_share": 0.5}
-    monkeypatch.setattr(bench, "distillation_steps", lambda **_: iter([method]))
-    assert [line.split()[:1] for line in kdnb("bench").stdout.splitlines()][2::3] == [["resnet8"], ["srrl"]]
+    for kind, name in (("distillation_steps", "srrl"), ("group_steps", "ffsd")):
+        row = {"method": name, "ms": 1.0, "matmul_share": 0.5}
+        monkeypatch.setattr(bench, kind, lambda row=row, **_: iter([row]))
+    found = [line.split()[0] for line in kdnb("bench").stdout.splitlines()][2::3]
+    assert found == ["resnet8", "srrl", "ffsd"]
     assert "resnet8" not in kdnb("bench", "methods").stdout
 
 

@@ -75,6 +75,7 @@ def draw_maps(kind) -> dict:
         "shift_maps": viz.shift_maps(
             {"a": maps, "b": maps}, label="shift", images=pictures, titles=NAMES[:2]
         ),
+        "diversity_steps": viz.diversity_steps(maps, maps, maps, own=maps, images=pictures),
         "score_strips": viz.score_strips(
             {"teacher": kind([0.5, 0.7, 0.4]), "edges": kind([0.1, 0.2, 0.3])},
             roles,
@@ -110,6 +111,10 @@ def draw_tables(kind) -> dict:
             x_label="x",
             y_label="y",
         ),
+        "diversity_steps": viz.diversity_steps(
+            kind([square]), kind([square]), kind([square]), own=kind([square])
+        ),
+        "paired_effects": viz.paired_effects({"a": kind([1.0, -1.0, 3.0])}, x_label="points"),
         "row_entropy": viz.row_entropy(kind([[0.9, 0.8], [0.7, 0.95], [0.8, 0.9]]), lowest=0.6),
     }
 

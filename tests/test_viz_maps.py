@@ -87,6 +87,39 @@ def test_shift_maps_share_one_scale_symmetric_about_0():
     assert viz.shift_maps(shift, label="change").shape == (3, 2)
 
 
+def test_diversity_steps_show_a_neighbour_its_task_area_the_target_and_what_changes():
+    target = SMALL[:, ::-1]
+    grid = viz.diversity_steps(
+        SMALL, SMALL > 0.3, target, own=SMALL / 2, images=PICTURES, titles=["a", "b", "c"]
+    )
+    names = ["picture", "neighbour", "task area", "asked for", "difference", "student"]
+    assert [axes.get_title() for axes in grid[0]] == names
+    assert [axes.get_ylabel() for axes in grid[:, 0]] == ["a", "b", "c"]
+    limit = np.abs(target - SMALL).max()
+    for row, (_, neighbour, task, asked, change, student) in enumerate(grid):
+        np.testing.assert_array_equal(neighbour.images[0].get_array(), SMALL[row])
+        np.testing.assert_array_equal(task.images[0].get_array(), SMALL[row] > 0.3)
+        np.testing.assert_array_equal(asked.images[0].get_array(), target[row])
+        np.testing.assert_array_equal(change.images[0].get_array(), target[row] - SMALL[row])
+        np.testing.assert_array_equal(student.images[0].get_array(), SMALL[row] / 2)
+        assert {one.images[0].get_clim() for one in (neighbour, asked, student)} == {(0, SMALL[row].max())}
+        assert change.images[0].get_clim() == (-limit, limit)
+        assert change.images[0].get_cmap().name == "RdBu_r"
+    assert grid[0, 0].figure.axes[-1].get_ylabel() == "difference"
+
+
+def test_diversity_steps_write_values_into_small_maps():
+    one = np.array([[[0.0, 0.25], [0.5, 1.0]]])
+    ((neighbour, task, asked, change),) = viz.diversity_steps(one, one > 0.3, one[:, ::-1], words=True)
+    words = [[text.get_text() for text in axes.texts] for axes in (neighbour, task, asked, change)]
+    assert words[0] == [".00", ".25", ".50", "1.00"]
+    assert words[1] == []
+    assert words[2] == [".50", "1.00", ".00", ".25"]
+    assert words[3] == [".50", ".75", "-.50", "-.75"]
+    colours = [text.get_color() for text in neighbour.texts]
+    assert colours == ["white", "white", "white", "black"]
+
+
 def test_score_strips_show_every_image_the_mean_and_chance():
     scores = {"teacher": [0.2, 0.4, 0.9], "edges": [0.1, 0.3, 0.2, 0.2]}
     axes = viz.score_strips(scores, {"teacher": "teacher", "edges": "baseline"}, x_label="share", chance=0.25)

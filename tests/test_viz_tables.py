@@ -166,3 +166,19 @@ def test_loss_planes_draw_every_loss_and_mark_every_point_on_it():
         marks = [m.get_offsets().tolist()[0] for m in axes.collections if len(m.get_offsets()) == 1]
         assert [mark for mark in marks if mark != [0.0, 0.0]] == [[1.0, 2.0], [3.0, 0.5]]
         assert {"A", "B"} <= {text.get_text() for text in axes.texts}
+
+
+def test_paired_effects_show_each_interval_and_fill_what_is_settled():
+    effects = {"better": (2.0, 1.0, 3.0), "open": (0.5, -1.0, 2.0), "worse": (-2.0, -3.0, -1.0)}
+    axes = viz.paired_effects(effects, x_label="points")
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(effects)
+    intervals = [
+        line for line in axes.lines if len(set(line.get_ydata())) == 1 and len(line.get_xdata()) == 2
+    ]
+    assert [list(line.get_xdata()) for line in intervals] == [[1, 3], [-1, 2], [-3, -1]]
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in dots] == [2.0, 0.5, -2.0]
+    assert [line.get_markerfacecolor() == "white" for line in dots] == [False, True, False]
+    assert words(axes) == ["+2.0", "+0.5", "-2.0"]
+    top, bottom = axes.transData.transform([(0, 0), (0, 2)])[:, 1]
+    assert top > bottom

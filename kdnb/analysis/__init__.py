@@ -1,5 +1,6 @@
 """The numbers behind the pictures."""
 
+from kdnb.analysis.ablation import variant_names
 from kdnb.analysis.association import (
     association_bounds,
     association_by_class,
@@ -10,7 +11,7 @@ from kdnb.analysis.classes import class_similarity, family_contrast, logit_simil
 from kdnb.analysis.gradcam import grad_cam
 from kdnb.analysis.maps import centre_maps, edge_maps, normalised, uniform_maps
 from kdnb.analysis.scores import iou_at_equal_area, map_scores, mass_inside, pointing_game
-from kdnb.analysis.similarity import attention_cosine, cka_matrix, linear_cka, raw_cosine
+from kdnb.analysis.similarity import attention_cosine, cka_matrix, linear_cka, pairs_by_stage, raw_cosine
 from kdnb.analysis.statistics import Interval, paired_difference
 
 __all__ = [
@@ -32,9 +33,11 @@ __all__ = [
     "mass_inside",
     "normalised",
     "paired_difference",
+    "pairs_by_stage",
     "pointing_game",
     "raw_cosine",
     "relative_entropy",
     "siblings_found",
     "uniform_maps",
+    "variant_names",
 ]

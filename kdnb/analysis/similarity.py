@@ -4,7 +4,8 @@ Each function takes layers by name, of the same images in the same order, and re
 against ``columns``, or against themselves.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 
 import pandas as pd
 import torch
@@ -49,6 +50,25 @@ def attention_cosine(rows: Layers, columns: Layers | None = None, *, power: floa
     columns = rows if columns is None else columns
     maps = [{name: attention_map(x, power=power) for name, x in layers.items()} for layers in (rows, columns)]
     return _table(cosine, *maps)
+
+
+def pairs_by_stage(
+    learners: Mapping[str, Sequence[Tensor]], cosine: Callable[[Layers, Layers], pd.DataFrame]
+) -> pd.DataFrame:
+    """``raw_cosine`` or ``attention_cosine`` of every two learners at the same stage: rows are the pairs.
+
+    learners: the maps (B, C, H, W) of each one's stages. The last column, a control, is that of the
+    last stage with the pair's second learner shown another image: what remains has nothing to do with
+    what is in the image.
+    """
+    last = [maps[-1] for maps in learners.values()]
+    columns = {f"stage {number}": maps for number, maps in enumerate(zip(*learners.values(), strict=True), 1)}
+    pairs, table = list(combinations(range(len(learners)), 2)), {}
+    for name, maps in columns.items():
+        table[name] = [cosine({"": maps[a]}, {"": maps[b]}).iloc[0, 0] for a, b in pairs]
+    table["another image"] = [cosine({"": last[a]}, {"": last[b].roll(1, 0)}).iloc[0, 0] for a, b in pairs]
+    names = list(learners)
+    return pd.DataFrame(table, [f"{names[a]} – {names[b]}" for a, b in pairs])
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:

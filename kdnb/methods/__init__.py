@@ -2,13 +2,33 @@
 
 from kdnb.method import Method
 from kdnb.methods.attention_transfer import AttentionTransfer
+from kdnb.methods.byot import BYOT
+from kdnb.methods.ddnn import DDNN
+from kdnb.methods.dml import DML
+from kdnb.methods.ecd import ECD
+from kdnb.methods.ffsd import FFSD
 from kdnb.methods.fitnet import FitNet
 from kdnb.methods.kd import KD
 from kdnb.methods.labels_only import LabelsOnly
+from kdnb.methods.one import ONE
 from kdnb.methods.semckd import SemCKD
 from kdnb.methods.srrl import SRRL
 
-__all__ = ["KD", "METHODS", "SRRL", "AttentionTransfer", "FitNet", "LabelsOnly", "SemCKD"]
+__all__ = [
+    "BYOT",
+    "DDNN",
+    "DML",
+    "ECD",
+    "FFSD",
+    "KD",
+    "METHODS",
+    "ONE",
+    "SRRL",
+    "AttentionTransfer",
+    "FitNet",
+    "LabelsOnly",
+    "SemCKD",
+]
 
 METHODS: dict[str, type[Method]] = {
     "labels-only": LabelsOnly,
@@ -17,4 +37,10 @@ METHODS: dict[str, type[Method]] = {
     "fitnet": FitNet,
     "srrl": SRRL,
     "semckd": SemCKD,
+    "dml": DML,
+    "one": ONE,
+    "ffsd": FFSD,
+    "ecd": ECD,
+    "byot": BYOT,
+    "ddnn": DDNN,
 }

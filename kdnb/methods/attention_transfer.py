@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from kdnb.distillation import Distillation, require_stages
-from kdnb.errors import InputError
+from kdnb.errors import InputError, known
 from kdnb.functional import attention_map, normalized_mse, of_equal_size, require_weights
 from kdnb.networks import Network
+
+PAIRS = ("order", "size")
 
 
 class AttentionTransfer(Distillation):
@@ -19,10 +21,12 @@ class AttentionTransfer(Distillation):
     Minimises CE and the distance of unit attention maps; KD as well where ``soft_weight`` is set.
 
     attention_weight: 1000, the benchmark's, for a loss that is at most 4 / (H W) a stage.
-    soft_weight: 0 as in the paper and in RepDistiller's table, 1 as in SemCKD's.
+    soft_weight: 0 as in the paper and in RepDistiller's table, 1 as in SemCKD's. pairs: "order", the
+    stages one by one, or "size", those that divide the image alike: then numbers of stages may differ.
 
-    Raises InputError unless both networks have the same number of stages, and, when training, for a
-    map with one position.
+    Raises InputError for stages that cannot be paired so, and, when training, for a map with one
+    position.
+    Differs: the paper and the benchmarks know pairs by order alone.
     """
 
     def __init__(
@@ -34,23 +38,20 @@ class AttentionTransfer(Distillation):
         label_weight: float = 1.0,
         soft_weight: float = 0.0,
         temperature: float = 4.0,
+        pairs: str = "order",
     ) -> None:
         super().__init__(
             student, teacher, label_weight=label_weight, soft_weight=soft_weight, temperature=temperature
         )
         require_stages(student=student, teacher=teacher)
         require_weights(attention_weight=attention_weight)
-        if len(student.channels) != len(teacher.channels):
-            raise InputError(
-                f"The student has {len(student.channels)} stages and the teacher "
-                f"{len(teacher.channels)}; attention transfer pairs them one by one. Choose networks "
-                "with equal numbers of stages, or tap as many with Tapped."
-            )
+        self.pairs = _paired(student, teacher, known("pairs", pairs, PAIRS))
         self.attention_weight = attention_weight
 
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
         student, teacher = self.features(images)
-        transfer = attention_transfer_loss(student.maps, teacher.maps)
+        own, shown = zip(*((student.maps[i], teacher.maps[j]) for i, j in self.pairs), strict=True)
+        transfer = attention_transfer_loss(own, shown)
         terms = self.logit_terms(student.logits, teacher.logits, labels)
         return terms | {"student/attention": self.attention_weight * transfer}
 
@@ -76,3 +77,27 @@ def attention_transfer_loss(student_maps: Sequence[Tensor], teacher_maps: Sequen
             )
         distances.append(normalized_mse(attention_map(student), attention_map(teacher)))
     return sum(distances)
+
+
+def _paired(student: Network, teacher: Network, how: str) -> list[tuple[int, int]]:
+    """Which student stage attends to which teacher stage."""
+    if how == "size":
+        found = [
+            (i, j)
+            for i, own in enumerate(student.reductions)
+            for j, other in enumerate(teacher.reductions)
+            if own == other
+        ]
+        if not found:
+            raise InputError(
+                f"No stage of the student (dividing the image by {student.reductions}) is as large as one "
+                f'of the teacher ({teacher.reductions}). Choose pairs="order", or tap others with Tapped.'
+            )
+        return found
+    if len(student.channels) != len(teacher.channels):
+        raise InputError(
+            f"The student has {len(student.channels)} stages and the teacher {len(teacher.channels)}; "
+            'attention transfer pairs them one by one. Choose pairs="size", networks with equal numbers of '
+            "stages, or tap as many with Tapped."
+        )
+    return [(stage, stage) for stage in range(len(student.channels))]

@@ -10,12 +10,13 @@ from kdnb.viz.association import (
 from kdnb.viz.figures import (
     curves,
     gradient_ledger,
+    paired_effects,
     paired_runs,
     picture_grid,
     similarity_maps,
     soft_label_bars,
 )
-from kdnb.viz.maps import map_overlays, map_rows, score_strips, shift_maps
+from kdnb.viz.maps import diversity_steps, map_overlays, map_rows, score_strips, shift_maps
 from kdnb.viz.matrices import class_matrices, layer_heatmaps
 from kdnb.viz.planes import loss_planes
 from kdnb.viz.style import COLOURS, MARKERS, show
@@ -29,11 +30,13 @@ __all__ = [
     "association_over_epochs",
     "class_matrices",
     "curves",
+    "diversity_steps",
     "gradient_ledger",
     "layer_heatmaps",
     "loss_planes",
     "map_overlays",
     "map_rows",
+    "paired_effects",
     "paired_runs",
     "picture_grid",
     "row_entropy",

@@ -93,6 +93,26 @@ def paired_runs(
 
 
 @styled
+def paired_effects(effects: Mapping[str, tuple[float, float, float]], *, x_label: str) -> Axes:
+    """A line a comparison, from the first at the top: mean difference and the ends of its interval.
+
+    What does not cross the dashed 0 is filled.
+    """
+    axes = panels(7.0, 0.9 + 0.36 * len(effects))[0, 0]
+    for row, (mean, low, high) in enumerate(effects.values()):
+        settled = low > 0 or high < 0
+        colour = COLOURS["student" if settled else "baseline"]
+        axes.plot([low, high], [row, row], color=colour, linewidth=2, solid_capstyle="butt")
+        axes.plot(mean, row, marker="o", color=colour, markerfacecolor=colour if settled else "white")
+        axes.annotate(f"{mean:+.1f}", (1.01, row), xycoords=("axes fraction", "data"), va="center")
+    axes.axvline(0, color="black", linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(effects)), list(effects))
+    axes.set_ylim(len(effects) - 0.5, -0.5)
+    axes.set_xlabel(x_label)
+    return axes
+
+
+@styled
 def similarity_maps(
     matrices: Mapping[str, ArrayLike], names: Sequence[str], *, bar_label: str = "similarity"
 ) -> np.ndarray:

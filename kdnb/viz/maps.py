@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -96,6 +97,58 @@ def shift_maps(
     _name(grid, ["picture"] * first + list(named), titles)
     grid[0, 0].figure.colorbar(drawn, ax=grid, label=label, fraction=0.05, pad=0.02, aspect=15 * rows)
     return grid
+
+
+@styled
+def diversity_steps(
+    attention: ArrayLike,
+    task: ArrayLike,
+    target: ArrayLike,
+    *,
+    own: ArrayLike | None = None,
+    images: ArrayLike | None = None,
+    titles: Sequence[str] | None = None,
+    words: bool = False,
+) -> np.ndarray:
+    """A row a sample: a neighbour's attention (N, h, w), its task area (bool), the target made from
+    them, their difference; then, if given, the student's ``own`` attention. Returns the grid of Axes.
+
+    Bring attention, target and own to one scale before, and name it in the caption: a row shares its
+    colours, from 0 to its highest value. Differences of all rows share a scale symmetric about 0.
+    images (N, H, W, 3) come first. words: whether the values stand in the cells of small maps.
+    """
+    attention, target = (np.asarray(values, dtype=float) for values in (attention, target))
+    task, change = np.asarray(task, dtype=bool), target - attention
+    looks = {"neighbour": attention, "task area": task, "asked for": target, "difference": change}
+    looks |= {} if own is None else {"student": np.asarray(own, dtype=float)}
+    limit, inch, first = np.abs(change).max(), 1.6 if words else INCH, 0 if images is None else 1
+    grid = panels((first + len(looks)) * inch + 0.9, len(task) * inch + 0.4, len(task), first + len(looks))
+    for row, axes in enumerate(grid):
+        if images is not None:
+            _picture(axes[0], np.asarray(images)[row])
+        top = max(looks[name][row].max() for name in ("neighbour", "asked for", "student") if name in looks)
+        colours = {"task area": ("gray", -1, 1), "difference": (SIGNED, -limit, limit)}
+        for one, (name, values) in zip(axes[first:], looks.items(), strict=True):
+            cmap, low, high = colours.get(name, (SEQUENTIAL, 0, top))
+            one.imshow(values[row], cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
+            if words and name != "task area":
+                _write(one, values[row], cmap, low, high)
+    _name(grid, ["picture"] * first + list(looks), titles)
+    for axes in grid[:, first + 1]:
+        axes.spines[:].set(visible=True, color="#BBBBBB")
+    drawn, place = ScalarMappable(Normalize(-limit, limit), SIGNED), {"fraction": 0.05, "pad": 0.02}
+    grid[0, 0].figure.colorbar(drawn, ax=grid, label="difference", aspect=15 * len(task), **place)
+    return grid
+
+
+def _write(axes: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> None:
+    """The values into the cells of a map, dark on light and light on dark."""
+    tones = mpl.colormaps[cmap](Normalize(low, high)(values))
+    for (row, column), value in np.ndenumerate(values):
+        light = tones[row, column, :3] @ [0.299, 0.587, 0.114] > 0.5
+        word, colour = f"{round(value, 2) + 0:.2f}", "black" if light else "white"
+        word = word.replace("0.", ".") if abs(value) < 0.995 else word
+        axes.text(column, row, word, ha="center", va="center", fontsize=9, color=colour)
 
 
 @styled

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdnb.analysis import attention_cosine, cka_matrix, linear_cka, raw_cosine
+from kdnb.analysis import attention_cosine, cka_matrix, linear_cka, pairs_by_stage, raw_cosine
 from kdnb.errors import InputError
 
 
@@ -147,3 +147,18 @@ def test_attention_cosine_has_a_value_for_every_pair():
     assert found.notna().to_numpy().all()
     assert found.to_numpy() == pytest.approx(found.to_numpy().T)
     assert found.to_numpy().diagonal() == pytest.approx(1)
+
+
+def test_pairs_by_stage_are_single_cosines_and_a_control_on_another_image():
+    learners = {name: (random(4, 2, 8, 8), random(4, 3, 4, 4)) for name in "ab"}
+    learners["c"] = learners["a"]
+    for cosine in (raw_cosine, attention_cosine):
+        found = pairs_by_stage(learners, cosine)
+        assert list(found.index) == ["a – b", "a – c", "b – c"]
+        assert list(found.columns) == ["stage 1", "stage 2", "another image"]
+        assert found.loc["a – c", ["stage 1", "stage 2"]].tolist() == pytest.approx([1, 1])
+        expected = cosine({"a": learners["a"][1]}, {"b": learners["b"][1]}).iloc[0, 0]
+        assert found.loc["a – b", "stage 2"] == pytest.approx(expected)
+        a = learners["a"][1]
+        other = cosine({"a": a}, {"b": a.roll(1, 0)}).iloc[0, 0]
+        assert found.loc["a – c", "another image"] == pytest.approx(other)

@@ -1,0 +1,18 @@
+import numpy as np
+import pandas as pd
+
+from kdnb.analysis import variant_names
+
+
+def test_variants_are_named_by_what_is_not_the_methods_default():
+    """Options of other methods are NaN in the table, and make whole numbers floats."""
+    records = pd.DataFrame(
+        [
+            {"method": "ffsd", "students": 2.0, "diversity": "shift", "weight": 1e-5},
+            {"method": "ffsd", "students": 3.0, "diversity": "none", "weight": 1.0},
+            {"method": "labels-only", "students": np.nan, "diversity": np.nan, "weight": np.nan},
+        ]
+    )
+    defaults = {"ffsd": {"students": 2, "diversity": "shift", "weight": 1e-5}, "labels-only": {}}
+    expected = ["ffsd", "ffsd, students 3, diversity none, weight 1", "labels-only"]
+    assert variant_names(records, defaults) == expected
