@@ -380,6 +380,49 @@ def test_a_stopped_run_keeps_what_is_done_and_leaves_no_process(tmp_path, way):
     assert list(json.loads((tmp_path / "executed/summary.json").read_text())["notebooks"]) == ["00_quick"]
 
 
+def test_a_request_that_lies_unread_until_the_next_one_does_not_stop_a_notebook(tmp_path, monkeypatch):
+    """ipykernel 7 can leave a request in its socket until another message comes. Here the client holds
+    the second cell back in the same way; without the nudge both sides would wait for ever."""
+    held, released = [], []
+
+    def forgetful(channel):
+        send = channel.send
+
+        def hold_one(message):
+            if message["content"].get("code") == "print(2)" and not released:
+                return held.append(message)
+            send(message)
+            while held:
+                released.append(held.pop())
+                send(released[-1])
+
+        channel.send = hold_one
+
+    class Forgetful(worker.ThisPython):
+        def client(self, **options):
+            client = super().client(**options)
+            forgetful(client.shell_channel)
+            return client
+
+    def give_up(*_):
+        raise TimeoutError("the notebook hangs")
+
+    monkeypatch.setattr(worker, "ThisPython", Forgetful)
+    monkeypatch.setattr(worker.Nudge.__init__, "__kwdefaults__", {"patience": 0.5})
+    source = make_notebook(tmp_path / "some.ipynb", "print(1)", "print(2)", "print(3)")
+    (tmp_path / "out").mkdir()
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(60)
+    try:
+        failure = worker.execute(source, tmp_path / "out", {}, folder=tmp_path, report=lambda message: None)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert failure is None
+    assert len(released) == 1
+    assert printed(tmp_path / "out" / "some.ipynb").split() == ["1", "2", "3"]
+
+
 def test_the_package_imports_no_notebook_machinery():
     program = (
         "import sys, kdnb.headless, kdnb.headless.display, kdnb.cli;"

@@ -27,6 +27,7 @@ from traitlets.config import Config
 
 from kdnb.files import write_whole
 from kdnb.headless import HEADLINE
+from kdnb.headless.nudge import Nudge
 
 _LONGEST_SOCKET_PATH = 100  # macOS allows 104 bytes, Linux 108
 
@@ -74,9 +75,11 @@ def execute(
     def count(cell: nbformat.NotebookNode, cell_index: int) -> None:
         nonlocal code_cells
         code_cells += 1
+        nudge.begin()
 
     failure = None
     with kernel() as manager:
+        nudge = Nudge(manager)
         try:
             papermill.execute_notebook(
                 _literal(source),
@@ -90,6 +93,7 @@ def execute(
                 km=manager,
                 on_cell_start=begin,
                 on_cell_execute=count,
+                on_cell_executed=nudge.end,
             )
         except KeyboardInterrupt:
             running.unlink(missing_ok=True)
