@@ -4,20 +4,20 @@ Rounds of the compared variants alternate, so that a machine whose speed drifts 
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from statistics import median
 
 import pandas as pd
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from kdnb.datasets import Batches
 from kdnb.method import Method
-from kdnb.methods import METHODS, LabelsOnly
+from kdnb.methods import DDNN, ECD, METHODS, LabelsOnly
 from kdnb.networks import build, cost
 from kdnb.seeds import derived_seed
+from kdnb.step_cost import step_memory, step_operations
 from kdnb.timing import exhaust, matmul_rate, noise, plain_steps, seconds
 from kdnb.train import evaluate, train
 
@@ -74,13 +74,15 @@ def distillation_steps(
     ms: one step at ``auto`` precision. fp32_ms: the student's own step with labels alone in plain
     eager fp32, contiguous. multiple: ms / fp32_ms, with the smallest and largest of the rounds.
     over_parts: ms over the student's own step plus the teacher's forward pass, both at ``auto``.
-    matmul_share: of the rate of large matrix products.
+    memory: step_memory over that of the student with labels alone. matmul_share: of the rate of large
+    matrix products.
     """
     batches = noise(batch_size * steps, batch_size)
     for name in methods:
         method = _distillation(name, student, teacher, batch_size)
         taught = partial(evaluate, method.teacher, batches)
-        yield _timed(name, method, student, taught, batches, steps=steps, rounds=rounds, device=device)
+        how = {"steps": steps, "rounds": rounds, "device": device}
+        yield _timed(name, method, [build(student, classes=100)], batches, taught=taught, **how)
 
 
 def group_steps(
@@ -102,42 +104,74 @@ def group_steps(
             torch.manual_seed(derived_seed("bench"))
             method = METHODS[name](lambda number: build(network, classes=100, seed=number), students=2)
         copies = len(method.students) + (method.leadership != "none")
-        yield _timed(name, method, network, None, batches, copies=copies, **how)
+        yield _timed(name, method, [build(network, classes=100)], batches, copies=copies, **how)
+
+
+def joint_steps(
+    *,
+    student: str = "resnet20",
+    deep: str = "resnet56",
+    depths: tuple[int, ...] = (44, 32, 20),
+    batch_size: int = 128,
+    steps: int = 1,
+    rounds: int = 5,
+    device: str = "auto",
+) -> Iterator[dict[str, float | str]]:
+    """One row a method that trains several networks as one: ECD of ``student``, and DDNN of ``deep`` with
+    private and with shared batch norm. As in distillation_steps, but over_parts is ms over the sum of
+    the steps of its networks, each alone at ``auto``: student and dynamic teacher, or a network of every
+    depth."""
+    batches = noise(batch_size * steps, batch_size)
+    how = {"steps": steps, "rounds": rounds, "device": device}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed("bench"))
+        grown = ECD(build(student, classes=100))
+    yield _timed("ecd", grown, [build(student, classes=100), copy.deepcopy(grown.teacher)], batches, **how)
+    for batch_norm in ("private", "shared"):
+        nested = DDNN(build(deep, classes=100), depths=depths, batch_norm=batch_norm)
+        alone = [nested.net.export(depth) for depth in nested.net.depths]
+        yield _timed(f"ddnn, {batch_norm}", nested, alone, batches, **how)
 
 
 def _timed(
     name: str,
     method: Method,
-    network: str,
-    taught: Callable[[], object] | None,
+    alone: Sequence[nn.Module],
     batches: Batches,
     *,
+    taught: Callable[[], object] | None = None,
     copies: int = 1,
     steps: int,
     rounds: int,
     device: str,
 ) -> dict[str, float | str]:
-    """One row: steps of ``method`` beside those of ``network`` alone and what else it is made of."""
-    operations = step_operations(method, *next(iter(batches)))
-    ours = train(method, batches, epochs=rounds + 1, lr=0.001, device=device)
-    lone = LabelsOnly(build(network, classes=100))
-    alone = train(lone, batches, epochs=rounds + 1, lr=0.001, device=device)
-    first, _ = next(ours), next(alone)
+    """One row: steps of ``method`` beside those of the networks that it is made of, each ``alone`` with
+    labels and ``copies`` times, and what is ``taught``. The first network is also timed in plain fp32."""
+    images, labels = next(iter(batches))
+    operations = step_operations(method, images, labels)
+    memory = step_memory(method, images, labels) / step_memory(LabelsOnly(alone[0]), images, labels)
+    plain_net = copy.deepcopy(alone[0])
+    running = [
+        train(learner, batches, epochs=rounds + 1, lr=0.001, device=device)
+        for learner in (method, *map(LabelsOnly, alone))
+    ]
+    first, *_ = [next(run) for run in running]
     place = next(method.parameters()).device
-    plain = partial(plain_steps, build(network, classes=100).to(place), batches.to(place))
-    compared = {"ms": partial(next, ours), "alone": partial(next, alone), "plain": plain}
-    if taught is not None:
-        compared["taught"] = taught
-        taught()
-    plain()
-    times: dict[str, list[float]] = {part: [] for part in (*compared, "matmul")}
+    plain = partial(plain_steps, plain_net.to(place), batches.to(place))
+    work = {"plain": plain} | ({"taught": taught} if taught is not None else {})
+    for warm_up in work.values():
+        warm_up()
+    work |= {"ms": partial(next, running[0])}
+    work |= {f"alone {number}": partial(next, run) for number, run in enumerate(running[1:])}
+    times: dict[str, list[float]] = {part: [] for part in (*work, "matmul")}
     for _ in range(rounds):
-        for part, work in compared.items():
-            times[part].append(seconds(work) / steps)
+        for part, do in work.items():
+            times[part].append(seconds(do) / steps)
         times["matmul"].append(matmul_rate(place, first.bf16))
+    each = [times[part] for part in times if part.startswith("alone")]
     others = times.get("taught", [0.0] * rounds)
-    parts = [copies * own + other for own, other in zip(times["alone"], others, strict=True)]
-    return _method_row(name, times, parts, operations)
+    parts = [copies * sum(own) + other for *own, other in zip(*each, others, strict=True)]
+    return _method_row(name, times, parts, operations) | {"memory": memory}
 
 
 def _distillation(name: str, student: str, teacher: str, batch_size: int) -> Method:
@@ -147,14 +181,6 @@ def _distillation(name: str, student: str, teacher: str, batch_size: int) -> Met
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed("bench"))
         return METHODS[name](*parts)
-
-
-def step_operations(method: Method, images: Tensor, labels: Tensor) -> int:
-    """Floating-point operations of one forward and backward pass, counted by making it on a copy."""
-    copied = copy.deepcopy(method).train()
-    with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
-        sum(copied(images, labels, 0.0).values()).backward()
-    return counter.get_total_flops()
 
 
 def _method_row(

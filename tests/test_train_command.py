@@ -235,11 +235,12 @@ def test_bench_prints_a_table_or_a_json_line_a_network(monkeypatch):
 
 def test_bench_measures_all_kinds_in_turn_unless_told(monkeypatch):
     monkeypatch.setattr(bench, "training_steps", lambda **_: iter([ROW]))
-    for kind, name in (("distillation_steps", "srrl"), ("group_steps", "ffsd")):
+    kinds = {"distillation_steps": "srrl", "group_steps": "ffsd", "joint_steps": "ecd"}
+    for kind, name in kinds.items():
         row = {"method": name, "ms": 1.0, "matmul_share": 0.5}
         monkeypatch.setattr(bench, kind, lambda row=row, **_: iter([row]))
     found = [line.split()[0] for line in kdnb("bench").stdout.splitlines()][2::3]
-    assert found == ["resnet8", "srrl", "ffsd"]
+    assert found == ["resnet8", "srrl", "ffsd", "ecd"]
     assert "resnet8" not in kdnb("bench", "methods").stdout
 
 

@@ -1,0 +1,42 @@
+"""What a training step costs in arithmetic and memory: counted on a copy, the same on every machine."""
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdnb.method import Method
+
+
+def step_operations(method: Method, images: Tensor, labels: Tensor) -> int:
+    """Floating-point operations of one forward and backward pass."""
+    copied = copy.deepcopy(method).train()
+    with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
+        sum(copied(images, labels, 0.0).values()).backward()
+    return counter.get_total_flops()
+
+
+def step_memory(method: Method, images: Tensor, labels: Tensor) -> int:
+    """Bytes held as the forward pass of one step ends: weights and buffers, a gradient and a momentum of
+    each weight that learns, and all that the backward pass will need. In the numbers' own precision;
+    what a convolution needs for itself while it runs is left out."""
+    copied = copy.deepcopy(method).train()
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage
+        return tensor.detach()
+
+    with torch.random.fork_rng(devices=[]), saved_tensors_hooks(keep, lambda tensor: tensor):
+        terms = copied(images, labels, 0.0)
+    del terms
+    own = {tensor.untyped_storage().data_ptr(): tensor.nbytes for tensor in copied.state_dict().values()}
+    learned = sum(weight.nbytes for weight in copied.parameters() if weight.requires_grad)
+    return (
+        sum(own.values())
+        + 2 * learned
+        + sum(storage.nbytes() for address, storage in kept.items() if address not in own)
+    )
