@@ -14,7 +14,10 @@ from kdnb.spec import method_options
 
 RECORDS = Path(__file__).parent
 PAPERS = RECORDS.parent / "papers"
-FOLDERS = {"shapes, ResNet-8": "ffsd", "CIFAR-10, ResNet-20": "ffsd_cifar10"}
+FOLDERS = {
+    "shapes, ResNet-8": ("ffsd", "resnet8"),
+    "CIFAR-10, ResNet-20": ("ffsd_cifar10", "resnet20"),
+}
 KEPT = ("leader", "student1", "student")
 ONE = "one, ramp_epochs 11"  # a quarter of the training, as in its code
 
@@ -30,18 +33,15 @@ standard deviation over three runs where the paper gives one. So compare a row w
 source, never a level of ours with a level of theirs. — : not run, or not reported."""
 
 
-def runs_in(folder: str) -> pd.DataFrame:
-    """All learners of the runs in ``folder``; ``variant`` names what differs from the default."""
-    runs = table(RECORDS / folder)
-    if not runs.empty:
-        runs["variant"] = variant_names(runs, {name: method_options(kind) for name, kind in METHODS.items()})
+def runs_in(folder: str, student: str) -> pd.DataFrame:
+    """All learners of ``student``'s runs in ``folder``; ``variant`` names what is not default."""
+    runs = table(RECORDS / folder).query("student == @student").copy()
+    runs["variant"] = variant_names(runs, {name: method_options(kind) for name, kind in METHODS.items()})
     return runs
 
 
 def scores(runs: pd.DataFrame, variant: str, learner: str) -> pd.Series:
     """Accuracy by seed. ``average`` is of the common students, ``kept`` of the network that is exported."""
-    if runs.empty:
-        return pd.Series(dtype=float)
     own = runs[runs["variant"] == variant]
     if learner == "average":
         return own[own["learner"].str.fullmatch(r"student\d")].groupby("seed")["last"].mean()
@@ -117,7 +117,7 @@ def table_4(ours: dict[str, pd.DataFrame]) -> str:
     for name, runs in ours.items():
         for variant, title in students.items():
             found = [cell(scores(runs, variant, part)) for part in ("average", "fusion")]
-            cosine = cell(cosines(runs, variant), 3) if not runs.empty else "—"
+            cosine = cell(cosines(runs, variant), 3)
             rows.append(["ours", name, title, *found, cosine])
     for _, row in pd.read_csv(PAPERS / "ffsd_table4.csv").iterrows():
         found = [printed(row["average"]), printed(row["fusion"]), printed(row["cosine"], digits=4)]
@@ -198,7 +198,7 @@ def table_7() -> str:
 
 
 def main() -> None:
-    ours = {name: runs_in(folder) for name, folder in FOLDERS.items()}
+    ours = {name: runs_in(*where) for name, where in FOLDERS.items()}
     parts = (table_1, table_2, table_4, table_5, table_6, figure_6)
     sys.stdout.write("\n".join([HEAD, *(part(ours) for part in parts), table_7()]) + "\n")
 
