@@ -14,7 +14,7 @@ from kdnb import __version__
 from kdnb.datasets import Dataset
 from kdnb.errors import InputError
 from kdnb.files import write_whole
-from kdnb.networks import NETWORKS, Network, build
+from kdnb.networks import DYNAMIC, NETWORKS, Network, build
 
 FORMAT = "1"
 
@@ -69,7 +69,7 @@ def load_network(path: str | Path, *, expected: str | None = None) -> Saved:
     name = about["network"]
     if expected is not None and name != expected:
         raise InputError(f"{path} holds a {name}, expected a {expected}.")
-    if name not in NETWORKS:
+    if name.removesuffix(DYNAMIC) not in NETWORKS:
         raise InputError(f"{path} holds a {name!r}, which this kdnb ({__version__}) cannot build.")
     try:
         classes, mean, spread = (tuple(json.loads(about[key])) for key in ("classes", "mean", "spread"))

@@ -119,7 +119,7 @@ def list_() -> None:
     from kdnb.datasets import DATASETS
     from kdnb.headless.notebooks import course_notebooks, read_notebook
     from kdnb.methods import METHODS
-    from kdnb.networks import NETWORKS
+    from kdnb.networks import DYNAMIC, NETWORKS
     from kdnb.spec import method_options
 
     notebooks = [read_notebook(path) for path in course_notebooks()]
@@ -136,6 +136,7 @@ def list_() -> None:
         for option, default in method_options(method).items():
             click.echo(f"        {option} = {default}")
     _section("Networks (cost for 10 classes, one 32 x 32 picture)", {n: _cost(n) for n in NETWORKS})
+    click.echo(f"  NAME{DYNAMIC}: any of these with every convolution made dynamic, as ECD's teacher")
     _section("Data sets", DATASETS)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from kdnb.errors import InputError, known
 from kdnb.method import Method
 from kdnb.methods import METHODS
-from kdnb.networks import NETWORKS
+from kdnb.networks import plain_name
 from kdnb.schedules import SCHEDULES
 from kdnb.train import PRECISIONS
 
@@ -46,7 +46,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         known("method", self.method, METHODS)
-        known("network", self.student, NETWORKS)
+        plain_name(self.student)
         known("schedule", self.schedule, SCHEDULES)
         known("padding", self.padding, ("zero", "reflect"))
         known("precision", self.precision, PRECISIONS)

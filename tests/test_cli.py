@@ -103,7 +103,7 @@ def test_list_shows_everything_there_is(course):
     assert "cross_layer_weight = 400.0" in result.output
     assert "smoke | quick | paper" in result.output
     words = result.output.split()
-    assert {*METHODS, *NETWORKS, *DATASETS} <= set(words)
+    assert {*METHODS, *NETWORKS, *DATASETS, "NAME-dynamic:"} <= set(words)
     assert "partial(" not in result.output
 
 

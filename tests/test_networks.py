@@ -1,7 +1,9 @@
 import pytest
 import torch
 
+from kdnb.dynamic import DynamicAdditiveConv
 from kdnb.errors import InputError
+from kdnb.methods import ECD
 from kdnb.networks import NETWORKS, ResNet, build, cost
 
 # name: (parameters at K = 100, million MACs), methods.md 1.1 and 1.2; resnet18 to 101: torchvision's
@@ -176,3 +178,32 @@ def test_one_class_is_no_classifier(classes):
 def test_depths_are_6n_plus_2(depth):
     with pytest.raises(ValueError, match=f"6n \\+ 2.*found {depth}"):
         ResNet(depth, 10)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_dynamic_behind_a_name_builds_what_ecd_builds_as_teacher(name):
+    net, teacher = build(f"{name}-dynamic", classes=7), ECD(build(name, classes=7)).teacher
+    assert {path: tensor.shape for path, tensor in net.state_dict().items()} == {
+        path: tensor.shape for path, tensor in teacher.state_dict().items()
+    }
+    convolutions = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert {type(module) for module in convolutions} == {DynamicAdditiveConv}
+    assert net(torch.randn(2, 3, 32, 32)).shape == (2, 7)
+
+
+def test_a_dynamic_network_is_reproducible_and_leaves_the_global_state():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    one, same, other = (build("resnet8-dynamic", classes=4, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(1), expected)
+    assert all(map(torch.equal, one.state_dict().values(), same.state_dict().values()))
+    assert not torch.equal(one.stem[0].experts, other.stem[0].experts)
+
+
+def test_a_dynamic_network_is_made_once_and_of_a_known_one():
+    for name in ("resnet9-dynamic", "resnet8-dynamic-dynamic", "-dynamic"):
+        with pytest.raises(InputError, match="Unknown network"):
+            build(name, classes=10)
+    with pytest.raises(InputError, match=r"'stem\.0' is a DynamicAdditiveConv that does more"):
+        ECD(build("resnet8-dynamic", classes=10))

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from signal import SIGINT, default_int_handler, getsignal, signal
 
 import pytest
@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from test_runs import assert_same_result, pictures, spec, whole, words_of
 
 from kdnb import bench, records, runs
-from kdnb.checkpoints import load_state
+from kdnb.checkpoints import load_network, load_state
 from kdnb.cli import main
 from kdnb.spec import Spec
 
@@ -60,6 +60,16 @@ def test_options_of_the_method_reach_it(spec, whole, tmp_path):
     record = json.loads(kdnb(*arguments, *options).stdout)
     assert record["spec"]["options"] == {"temperature": 2.0, "soft_weight": 0.5}
     assert record["student"] != json.loads(kdnb(*arguments).stdout)["student"]
+
+
+def test_ecds_teacher_trains_alone_and_then_teaches(spec, tmp_path):
+    """What ECD is compared with: distilling from a teacher of the same structure, trained on its own."""
+    words = [*words_of(replace(spec, epochs=1), tmp_path), "--json"]
+    alone = replace(spec, student="resnet8-dynamic", epochs=1)
+    trained = json.loads(kdnb("train", *words, "--student", alone.student).stdout)
+    assert load_network(tmp_path / alone.name).name == "resnet8-dynamic"
+    taught = kdnb("train", "kd", *words[1:], "--teacher", tmp_path / alone.name)
+    assert json.loads(taught.stdout)["teacher"] == trained["student"]
 
 
 BAD_WORDS = [

@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 
+from kdnb.dynamic import dynamic_copy
 from kdnb.errors import InputError, known
 from kdnb.networks.cost import Cost, cost
 from kdnb.networks.densenet import DenseNet
@@ -21,6 +22,7 @@ from kdnb.networks.vgg import VGG
 from kdnb.networks.wide_resnet import WideResNet
 
 __all__ = [
+    "DYNAMIC",
     "NETWORKS",
     "VGG",
     "Cost",
@@ -38,6 +40,7 @@ __all__ = [
     "WideResNet",
     "build",
     "cost",
+    "plain_name",
     "recalibrated",
 ]
 
@@ -56,16 +59,31 @@ NETWORKS: dict[str, Callable[[int], Network]] = {
     "googlenet": GoogLeNet,
 }
 
+DYNAMIC = "-dynamic"  # behind a name: the network with every convolution made dynamic, as ECD's teacher
+
+
+def plain_name(name: str) -> str:
+    """The entry of NETWORKS that ``name`` is built from: itself, or "resnet8" of "resnet8-dynamic".
+
+    Raises InputError for an unknown name.
+    """
+    plain = name.removesuffix(DYNAMIC)
+    known("network", plain, NETWORKS)
+    return plain
+
 
 def build(name: str, *, classes: int, seed: int = 0) -> Network:
     """A freshly initialised network: the same seed gives the same weights, and the global random
     state is left as it was.
 
+    name: of NETWORKS, or with "-dynamic" behind it for the ``dynamic_copy`` of that network, which is
+    ECD's teacher as a network of its own.
     Raises InputError for an unknown name or fewer than two classes.
     """
-    known("network", name, NETWORKS)
+    plain = plain_name(name)
     if classes < 2:
         raise InputError(f"A classifier needs at least 2 classes, found {classes}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return NETWORKS[name](classes)
+        net = NETWORKS[plain](classes)
+        return net if name == plain else dynamic_copy(net)
