@@ -67,13 +67,15 @@ def returned_gradients(
     as in ``merged_graph``. Returns the row of Axes.
     """
     x, spans = _places(stages)
-    grid = panels(1.2 + len(norms) * (1.0 + 0.34 * max(x.values())), 3.0, 1, len(norms), sharey=True)
-    drawn = {"total": ("teacher", "through all links"), "own": ("peer 1", "through its own link")}
+    width = max(5.4, 0.8 + len(norms) * (0.7 + 0.19 * max(x.values())))
+    grid = panels(width, 3.1, 1, len(norms), sharey=True)
     for axes, (title, table) in zip(grid[0], norms.items(), strict=True):
         places = [x[path] for path in table.index]
-        for column, (role, name) in drawn.items():
-            pull = table[column] / table["label"]
-            axes.plot(places, pull, color=COLOURS[role], marker=MARKERS[role], label=name)
+        own, total = (table[column] / table["label"] for column in ("own", "total"))
+        axes.bar(places, own, 0.6, color=COLOURS["peer 1"], label="through its own link")
+        axes.plot(
+            places, total, color=COLOURS["teacher"], marker=MARKERS["teacher"], label="through all links"
+        )
         axes.axhline(1, color=COLOURS["baseline"], linestyle="--", label="the labels' own pull")
         for _, last in list(spans.values())[:-1]:
             axes.axvline(last + (1 + GAP) / 2, color="#DDDDDD", linewidth=1)
@@ -83,7 +85,7 @@ def returned_gradients(
         axes.set_title(title)
     grid[0, 0].set_ylim(0, top)
     grid[0, 0].set_ylabel("pull, in units of the labels'")
-    grid[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    grid[0, 0].figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return grid[0]
 
 
