@@ -14,7 +14,7 @@ PACKAGE = Path(kdnb.__file__).parent
 # Each room may import the rooms named here, and errors, files, paths and seeds.
 ALLOWED = {
     "functional": set(),
-    "networks": {"taps"},
+    "networks": {"taps", "dynamic"},
     "taps": set(),
     "datasets": set(),
     "viz": set(),
