@@ -96,6 +96,20 @@ def last_of_stages(net: nn.Module, seen: dict[str, Use]) -> list[str]:
     return last
 
 
+def by_stage(net: nn.Module, paths: Sequence[str]) -> dict[str, list[str]]:
+    """``paths`` sorted into the stages that ``net`` names: "stem" for what comes before the first of
+    them, "stage 1" and so on, "end" for what comes behind. One group, "network", where it names none.
+    """
+    stages, groups = _stages(net), {}
+    if not stages:
+        return {"network": list(paths)}
+    for path in paths:
+        inside = [number for number, stage in enumerate(stages, 1) if f"{path}.".startswith(f"{stage}.")]
+        outside = "stem" if groups.keys() <= {"stem"} else "end"
+        groups.setdefault(f"stage {inside[0]}" if inside else outside, []).append(path)
+    return groups
+
+
 def _stages(net: nn.Module) -> list[str]:
     if isinstance(net, Tapped):
         return [f"model.{path}" for path in net.stage_paths]

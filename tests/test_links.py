@@ -5,7 +5,7 @@ from torch import nn
 
 from kdnb.dynamic import DynamicAdditiveConv, convolutions
 from kdnb.errors import InputError
-from kdnb.links import last_of_stages, supplied, watched
+from kdnb.links import by_stage, last_of_stages, supplied, watched
 from kdnb.networks import Tapped, build
 
 LAST = {
@@ -40,6 +40,15 @@ def test_tapped_stages_are_the_stages_if_each_has_a_convolution():
     resnet = torchvision.models.resnet18(weights=None)
     assert last(Tapped(resnet, "layer2", "layer4")) == ["model.layer2.1.conv2", "model.layer4.1.conv2"]
     assert len(last(Tapped(resnet, "relu", "layer4"))) == 5
+
+
+def test_convolutions_are_sorted_by_stage():
+    found = by_stage(net := build("mobilenetv2", classes=10), list(convolutions(net)))
+    assert list(found) == ["stem", *(f"stage {i}" for i in (1, 2, 3, 4)), "end"]
+    assert found["stem"][0] == "stem.0"
+    assert all(path.startswith("stages.3.") for path in found["stage 4"])
+    assert [path for paths in found.values() for path in paths] == list(convolutions(net))
+    assert by_stage(nn.Sequential(), ["0", "2"]) == {"network": ["0", "2"]}
 
 
 def test_watching_changes_nothing_and_ends_with_the_block():

@@ -59,6 +59,19 @@ def draw_all(kind=np.asarray) -> dict:
         "gradient_ledger": viz.gradient_ledger(LEDGER),
         **draw_maps(kind),
         **draw_tables(kind),
+        **draw_links(kind),
+    }
+
+
+def draw_links(kind) -> dict:
+    stages = {"stem": ["stem.0"], "stage 1": ["stages.0.conv1", "stages.0.conv2"]}
+    pulls = pd.DataFrame(
+        {"label": [1.0] * 3, "own": [0.2] * 3, "total": [0.9] * 3}, [*stages["stem"], *stages["stage 1"]]
+    )
+    return {
+        "merged_graph": viz.merged_graph(stages, ["stem.0"]),
+        "returned_gradients": viz.returned_gradients({"all": pulls, "none": pulls}, stages),
+        "expert_weights": viz.expert_weights({"stem": kind([[0.2, 0.8]] * 3)}, NAMES),
     }
 
 

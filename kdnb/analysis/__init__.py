@@ -9,6 +9,7 @@ from kdnb.analysis.association import (
 )
 from kdnb.analysis.classes import class_similarity, family_contrast, logit_similarity, siblings_found
 from kdnb.analysis.gradcam import grad_cam
+from kdnb.analysis.links import link_agreement, link_norms, link_share
 from kdnb.analysis.maps import centre_maps, edge_maps, normalised, uniform_maps
 from kdnb.analysis.scores import iou_at_equal_area, map_scores, mass_inside, pointing_game
 from kdnb.analysis.similarity import attention_cosine, cka_matrix, linear_cka, pairs_by_stage, raw_cosine
@@ -27,6 +28,9 @@ __all__ = [
     "grad_cam",
     "iou_at_equal_area",
     "linear_cka",
+    "link_agreement",
+    "link_norms",
+    "link_share",
     "logit_similarity",
     "lowest_relative_entropy",
     "map_scores",

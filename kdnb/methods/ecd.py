@@ -10,6 +10,7 @@ convolution (kdnb/dynamic.py), connections that add, the two cross entropies, al
 """
 
 import copy
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -22,15 +23,16 @@ from kdnb.links import Use, last_of_stages, supplied, watched
 from kdnb.method import Method, evaluating
 from kdnb.taps import tap
 
-LINKS = ("all", "last", "none")
+LINKS = ("all", "last", "none")  # besides these: paths
 ANNEALED_FROM = 30.0  # the attention's temperature at the start, of Chen et al., 2020
 
 
 class LinkGradient(NamedTuple):
-    """Of the teacher's cross entropy, at the output z_s of a student convolution: (B, C, H, W) each."""
+    """What arrives at the output z_s of a student convolution: (B, C, H, W) each."""
 
-    own: Tensor  # through the link of this convolution
+    own: Tensor  # of the teacher's cross entropy, through the link of this convolution
     total: Tensor  # and through the student's deeper layers and their links
+    label: Tensor  # of the student's own cross entropy
 
 
 class ECD(Method):
@@ -48,8 +50,9 @@ class ECD(Method):
     experts: K, kernels of a dynamic convolution beside its static one; with 1 the teacher is static.
     attention_temperature: of the softmax over them; with ``anneal_epochs`` it falls from 30 to that,
     linearly, while training (evaluation always has the last).
-    links: "all" convolutions, the "last" of each stage (``links.last_of_stages`` says which that is), or
-    "none" (a control). detached_links: features arrive, gradients do not return (a control).
+    links: "all" convolutions, the "last" of each stage (``links.last_of_stages`` says which that is),
+    "none" (a control), or paths divided by commas, such as "stem,stages.0": the convolutions there and
+    below. detached_links: features arrive, gradients do not return (a control).
     link_scale: c; with ``learnable_scale`` the start of one c for each convolution.
     label_weight, teacher_weight: of the two cross entropies. soft_weight, temperature: of an added KD
     term from the teacher's logits, which get no gradient from it. computation: as in DynamicAdditiveConv.
@@ -84,7 +87,7 @@ class ECD(Method):
             link_scale=link_scale,
             anneal_epochs=anneal_epochs,
         )
-        self.links, self.detached_links = known("links", links, LINKS), detached_links
+        self.links, self.detached_links = links, detached_links
         if links == "none" and learnable_scale:
             raise InputError("learnable_scale has nothing to learn with links='none'; leave one of them out.")
         self.student = student
@@ -92,6 +95,8 @@ class ECD(Method):
             student, experts=experts, temperature=attention_temperature, computation=computation
         )
         self.paths = tuple(convolutions(student))
+        for word in links.split(","):
+            known("links", word, [*(() if "," in links else LINKS), *_parents(self.paths)])
         self.attention_temperature, self.anneal_epochs = attention_temperature, anneal_epochs
         self.label_weight, self.teacher_weight, self.soft_weight = label_weight, teacher_weight, soft_weight
         self.temperature = positive_temperature(temperature)
@@ -134,15 +139,19 @@ class ECD(Method):
 
     @torch.enable_grad()
     def link_gradients(self, images: Tensor, labels: Tensor) -> dict[str, LinkGradient]:
-        """What the teacher's cross entropy sends back to each student convolution, by path in the order
+        """What both cross entropies, unweighted, send to each student convolution, by path in the order
         they run. As in training (train mode, last attention temperature), on a copy of the method."""
-        _, logits, seen = copy.deepcopy(self).train()._merged(images, self.attention_temperature)
+        method = copy.deepcopy(self).train()
+        student, teacher, seen = method._merged(images, self.attention_temperature)
         uses = {path: use for path, use in seen.items() if use.origin is not None}
-        places = [place for use in uses.values() for place in (use.output, use.origin)]
-        found = torch.autograd.grad(label_loss(logits, labels), places, allow_unused=True)
-        gradients = {}
-        for (path, use), *pair in zip(uses.items(), found[::2], found[1::2], strict=True):
-            gradients[path] = LinkGradient(*(torch.zeros_like(use.output) if g is None else g for g in pair))
+        origins = [use.origin for use in uses.values()]
+        places = [use.output for use in uses.values()] + origins
+        asked = {"retain_graph": True, "allow_unused": True}
+        found = torch.autograd.grad(label_loss(teacher, labels), places, **asked)
+        label = torch.autograd.grad(label_loss(student, labels), origins, **asked)
+        own, total, gradients = found[: len(uses)], found[len(uses) :], {}
+        for (path, use), *row in zip(uses.items(), own, total, label, strict=True):
+            gradients[path] = LinkGradient(*(torch.zeros_like(use.output) if g is None else g for g in row))
         return gradients
 
     @torch.no_grad()
@@ -171,4 +180,12 @@ class ECD(Method):
         """Paths of the convolutions that are linked, of those that ran."""
         if self.links == "last":
             return last_of_stages(self.student, seen)
-        return list(seen) if self.links == "all" else []
+        if self.links in ("all", "none"):
+            return list(seen) if self.links == "all" else []
+        return [path for path in seen if _parents([path]).keys() & set(self.links.split(","))]
+
+
+def _parents(paths: Iterable[str]) -> dict[str, None]:
+    """Every path and the modules it lies in, from the outside in: "stem", "stem.0"."""
+    parts = [path.split(".") for path in paths]
+    return {".".join(part[:end]): None for part in parts for end in range(1, len(part) + 1)}

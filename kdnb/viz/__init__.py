@@ -16,6 +16,7 @@ from kdnb.viz.figures import (
     similarity_maps,
     soft_label_bars,
 )
+from kdnb.viz.links import expert_weights, merged_graph, returned_gradients
 from kdnb.viz.maps import diversity_steps, map_overlays, map_rows, score_strips, shift_maps
 from kdnb.viz.matrices import class_matrices, layer_heatmaps
 from kdnb.viz.planes import loss_planes
@@ -31,14 +32,17 @@ __all__ = [
     "class_matrices",
     "curves",
     "diversity_steps",
+    "expert_weights",
     "gradient_ledger",
     "layer_heatmaps",
     "loss_planes",
     "map_overlays",
     "map_rows",
+    "merged_graph",
     "paired_effects",
     "paired_runs",
     "picture_grid",
+    "returned_gradients",
     "row_entropy",
     "score_strips",
     "shift_maps",

@@ -79,7 +79,7 @@ def test_3_a_link_brings_back_what_arrives_at_the_teachers_convolution(batch):
     ends = [use.origin for use in given.values()]
     arriving = dict(zip(given, torch.autograd.grad(label_loss(logits, labels), ends), strict=True))
     assert len(arriving) == len(seen) == len(method.paths)
-    for path, (own, total) in method.link_gradients(images, labels).items():
+    for path, (own, total, _) in method.link_gradients(images, labels).items():
         assert own.any()
         assert torch.equal(own, arriving[path]), path
         assert torch.equal(own, total) == (path in LAST_BLOCK), path
@@ -206,6 +206,29 @@ def test_only_linked_convolutions_have_a_gradient_of_their_own(batch):
     assert found["stem.0"].total.any()  # through the deeper links
     assert not any(g.total.any() for g in make(links="none").link_gradients(*batch).values())
     assert not any(g.own.any() for g in make(detached_links=True).link_gradients(*batch).values())
+
+
+def test_the_labels_gradient_stands_beside_the_teachers(batch):
+    """As in a student that has never met a teacher, and untouched by the weights of the terms."""
+    method = make(label_weight=0.5, teacher_weight=3.0)
+    alone = copy.deepcopy(method.student).train()
+    with watched(alone, method.paths) as seen:
+        logits = alone(batch[0])
+    wanted = torch.autograd.grad(label_loss(logits, batch[1]), [use.origin for use in seen.values()])
+    found = method.link_gradients(*batch).values()
+    assert all(torch.equal(gradient.label, alike) for gradient, alike in zip(found, wanted, strict=True))
+    for gradient, other in zip(found, make().link_gradients(*batch).values(), strict=True):
+        assert torch.equal(gradient.total, other.total)
+
+
+def test_links_are_chosen_by_path(batch):
+    found = make(links="stem,stages.1.0.shortcut").link_gradients(*batch)
+    own = [path for path, gradient in found.items() if gradient.own.any()]
+    assert own == ["stem.0", "stages.1.0.shortcut.0"]
+    assert found["stages.0.0.conv2"].total.any()
+    assert not found["stages.2.0.conv1"].total.any()  # no link behind it
+    method = make(links="stem,stages")
+    assert all(map(torch.equal, method.outputs(batch[0]).values(), make().outputs(batch[0]).values()))
 
 
 def test_a_convolution_that_does_not_learn_is_linked_and_has_no_gradient(batch):
@@ -362,6 +385,9 @@ def test_the_ambient_seed_decides_and_looking_leaves_no_trace(batch):
         ({"attention_temperature": 0.0}, "attention's temperature must be"),
         ({"temperature": 0.0}, "temperature must be a finite number above 0"),
         ({"links": "lst"}, "Did you mean 'last'"),
+        ({"links": "stem,stages.3"}, r"Unknown links 'stages\.3'. Did you mean 'stages"),
+        ({"links": "stem,all"}, "Unknown links 'all'"),
+        ({"links": ""}, "Unknown links ''"),
         ({"computation": "stack"}, "Did you mean 'stacked'"),
         ({"links": "none", "learnable_scale": True}, "nothing to learn"),
         *[

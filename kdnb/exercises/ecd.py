@@ -1,0 +1,166 @@
+"""Exercises of notebook 06: the dynamic kernel and the one-way link, with those on what returns."""
+
+import torch
+from torch import Tensor, nn
+
+from kdnb.exercises import returning
+from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.exercises.peers import normal
+
+
+def dynamic_kernels(static: Tensor, experts: Tensor, scores: Tensor, temperature: float) -> Tensor:
+    """What a DynamicAdditiveConv convolves with: static (O, I, h, w), experts (K, O, I, h, w) and scores
+    (B, K) -> a kernel for each image (B, O, I, h, w)."""
+    shares = (scores / temperature).softmax(1)
+    return static + torch.einsum("bk,koihw->boihw", shares, experts)
+
+
+def joined(student: nn.Module, teacher: nn.Module, h_s: Tensor, h_t: Tensor, c: float) -> tuple:
+    """What ECD joins at one convolution: outputs z_s and z_t, of inputs h_s and h_t."""
+    z_s = student(h_s)
+    return z_s, teacher(h_t) + c * z_s
+
+
+def _probe_kernels(function) -> list[Tensor]:
+    inputs = normal(0, 3, 2, 3, 3), normal(1, 4, 3, 2, 3, 3), normal(2, 5, 4)
+    return [tensor_from(function(*inputs, 2.0))]
+
+
+def _probe_joined(function) -> list[Tensor]:
+    """Values, and who gets a gradient from whose output."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        student, teacher = (nn.Conv2d(2, 2, 3, padding=1).double() for _ in range(2))
+    h_s, h_t = (normal(seed, 3, 2, 4, 4).requires_grad_() for seed in (1, 2))
+    made = function(student, teacher, h_s, h_t, 0.7)
+    if made is ...:
+        tensor_from(made)
+    if not isinstance(made, tuple | list) or len(made) != 2:
+        raise TypeError("expected two maps, z_s and z_t")
+    outputs = [tensor_from(maps) for maps in made]
+    places = [student.weight, teacher.weight, h_s, h_t]
+    found = [*outputs]
+    for maps in outputs:
+        asked = {"allow_unused": True, "materialize_grads": True, "retain_graph": True}
+        found += torch.autograd.grad((maps * normal(3, *maps.shape)).sum(), places, **asked)
+    return [tensor.detach() for tensor in found]
+
+
+def _both_ways(student, teacher, h_s, h_t, c) -> tuple[Tensor, Tensor]:
+    z_s, z_t = student(h_s), teacher(h_t)
+    return z_s + c * z_t, z_t + c * z_s
+
+
+EXERCISES = {
+    "dynamic_kernels": Exercise(
+        reference=dynamic_kernels,
+        probe=_probe_kernels,
+        mutants=(
+            Mutant(
+                "experts alone",
+                lambda V, E, s, T: torch.einsum("bk,koihw->boihw", (s / T).softmax(1), E),
+                "that is a dynamic convolution; the *additive* one has a static kernel besides, which every "
+                "image gets whole.",
+            ),
+            Mutant(
+                "one kernel for the batch",
+                lambda V, E, s, T: (
+                    V + torch.einsum("k,koihw->oihw", (s / T).softmax(1).mean(0), E).expand(len(s), *V.shape)
+                ),
+                "you averaged the shares over the batch: all images get one kernel, and nothing is dynamic.",
+            ),
+            Mutant(
+                "softmax over the batch",
+                lambda V, E, s, T: V + torch.einsum("bk,koihw->boihw", (s / T).softmax(0), E),
+                "images compete for each expert; the shares of one image must sum to 1: softmax(1).",
+            ),
+            Mutant(
+                "temperature the wrong way",
+                lambda V, E, s, T: dynamic_kernels(V, E, s, 1 / T),
+                "a high temperature must make the shares equal: divide the scores by it.",
+            ),
+            Mutant(
+                "temperature after the softmax",
+                lambda V, E, s, T: V + torch.einsum("bk,koihw->boihw", s.softmax(1) / T, E),
+                "divided after the softmax, the shares sum to 1/T; divide the scores.",
+            ),
+            Mutant(
+                "no softmax",
+                lambda V, E, s, T: V + torch.einsum("bk,koihw->boihw", s / T, E),
+                "scores may be negative and of any size; a softmax makes shares of them.",
+            ),
+            Mutant(
+                "sigmoid",
+                lambda V, E, s, T: V + torch.einsum("bk,koihw->boihw", (s / T).sigmoid(), E),
+                "that is CondConv's gate: each expert for itself. Here they share 1 among them: softmax.",
+            ),
+            Mutant(
+                "the best expert",
+                lambda V, E, s, T: V + E[s.argmax(1)],
+                "choosing the best expert has no gradient for the scores; mix all of them.",
+            ),
+            Mutant(
+                "multiplied",
+                lambda V, E, s, T: V * torch.einsum("bk,koihw->boihw", (s / T).softmax(1), E),
+                "the mixture is added to the static kernel, as the name says.",
+            ),
+        ),
+        advice='static + torch.einsum("bk,koihw->boihw", (scores / T).softmax(1), experts).',
+    ),
+    "joined": Exercise(
+        reference=joined,
+        probe=_probe_joined,
+        mutants=(
+            Mutant(
+                "wrong direction",
+                lambda s, t, h_s, h_t, c: (s(h_s) + c * t(h_t), t(h_t)),
+                "the link leads from the teacher to the student: remove the teacher, and the student "
+                "computes something else.",
+            ),
+            Mutant(
+                "both directions",
+                _both_ways,
+                "links in both directions: the student's output now needs a teacher that shall be removed.",
+            ),
+            Mutant(
+                "detached",
+                lambda s, t, h_s, h_t, c: (s(h_s), t(h_t) + c * s(h_s).detach()),
+                "the values are right, but no gradient returns: the student learns nothing from its teacher.",
+            ),
+            Mutant(
+                "teacher reads the student's input",
+                lambda s, t, h_s, h_t, c: (s(h_s), t(h_s) + c * s(h_s)),
+                "the teacher's convolution reads the teacher's own input h_t; only the output comes across.",
+            ),
+            Mutant(
+                "inputs linked",
+                lambda s, t, h_s, h_t, c: (s(h_s), t(h_t + c * h_s)),
+                "you linked the inputs; the student's convolution is passed by, and gets no gradient.",
+            ),
+            Mutant(
+                "scale on the teacher",
+                lambda s, t, h_s, h_t, c: (s(h_s), c * t(h_t) + s(h_s)),
+                "c scales what comes through the link, not the teacher's own part.",
+            ),
+            Mutant(
+                "replaced",
+                lambda s, t, h_s, h_t, c: (s(h_s), c * s(h_s)),
+                "the link is added to what the teacher's own convolution gives.",
+            ),
+            Mutant(
+                "after the ReLU",
+                lambda s, t, h_s, h_t, c: (s(h_s), t(h_t) + c * s(h_s).relu()),
+                "the link carries what the convolution gives, before batch norm and ReLU.",
+            ),
+        ),
+        advice="z_s = student(h_s); return z_s, teacher(h_t) + c * z_s.",
+    ),
+    **returning.EXERCISES,
+}
+
+QUESTIONS = {
+    "removal": "77de32a6260f",
+    "detached": "bfaec2500f24",
+    "advice": "ca57a9c95717",
+    "leaning": "66bcc7a9f2d6",
+}

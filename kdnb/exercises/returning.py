@@ -1,0 +1,161 @@
+"""Exercises of notebook 06 on gradients: what returns through a link, whether it is news, and how a hook can
+cut it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdnb.analysis import link_agreement
+from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.exercises.peers import normal
+
+
+def returned(z_s: Tensor, z_t: Tensor, labels: Tensor, x: Tensor, c: float) -> Tensor:
+    """The teacher's cross entropy, derived for the student's W where z_s = W x and z_t = V x + c z_s:
+    z_s, z_t (B, K), labels (B,), x (B, D) -> (K, D)."""
+    error = z_t.softmax(1) - F.one_hot(labels, z_t.shape[1])
+    return c * error.T @ x / len(x)
+
+
+def agreement(total: Tensor, label: Tensor) -> float:
+    """The library's, for one convolution: gradients (B, C, H, W) twice -> scalar."""
+    return link_agreement({"": (total, total, label)}).item()
+
+
+def kept(output: Tensor) -> Tensor:
+    """What ``links.watched`` keeps of a convolution's output."""
+    return output.clone()
+
+
+def _probe_returned(function) -> list[Tensor]:
+    z_s, z_t, x = normal(0, 5, 3), normal(1, 5, 3), normal(2, 5, 4)
+    return [tensor_from(function(z_s, z_t, torch.tensor([0, 2, 1, 1, 0]), x, 0.5))]
+
+
+def _probe_agreement(function) -> list[Tensor]:
+    strength = torch.tensor([0.1, 1, 4, 2], dtype=torch.float64)[:, None, None, None]
+    total = normal(0, 4, 3, 2, 2) * strength
+    label = (normal(1, 4, 3, 2, 2) - 0.8 * total) * strength.flip(0)
+    return [tensor_from(function(total, label))]
+
+
+def _probe_kept(function) -> list[Tensor]:
+    """An in-place layer follows; then: what was kept, and what comes back through it."""
+    h = normal(0, 3, 2, 4, 4).requires_grad_()
+    output = 2 * h
+    feature = tensor_from(function(output))
+    output.relu_()
+    facts = torch.tensor([float(feature.requires_grad), float(feature.is_leaf)])
+    if not feature.requires_grad or feature.is_leaf:
+        return [feature.detach().clone(), torch.zeros_like(h), facts]
+    (gradient,) = torch.autograd.grad((feature * normal(1, *feature.shape)).sum(), h)
+    return [feature.detach().clone(), gradient, facts]
+
+
+EXERCISES = {
+    "returned": Exercise(
+        reference=returned,
+        probe=_probe_returned,
+        mutants=(
+            Mutant(
+                "the student's own error",
+                lambda z_s, z_t, y, x, c: returned(z_s, z_s, y, x, c),
+                "that is the error of the student's answer; the teacher's loss is about z_t.",
+            ),
+            Mutant(
+                "both losses",
+                lambda z_s, z_t, y, x, c: returned(z_s, z_t, y, x, c) + returned(z_s, z_s, y, x, 1.0),
+                "you added the student's own loss; here only what comes back through the link is asked.",
+            ),
+            Mutant(
+                "without c",
+                lambda z_s, z_t, y, x, c: returned(z_s, z_t, y, x, 1.0),
+                "z_t = V x + c z_s: the chain rule brings a factor c.",
+            ),
+            Mutant(
+                "sign",
+                lambda z_s, z_t, y, x, c: -returned(z_s, z_t, y, x, c),
+                "the sign is turned: d CE / d z = softmax(z) - one-hot.",
+            ),
+            Mutant(
+                "without the label",
+                lambda z_s, z_t, y, x, c: c * z_t.softmax(1).T @ x / len(x),
+                "the error is softmax(z_t) minus the one-hot label.",
+            ),
+            Mutant(
+                "summed over the batch",
+                lambda z_s, z_t, y, x, c: len(x) * returned(z_s, z_t, y, x, c),
+                "cross entropy is a mean over the batch, so its gradient is, too.",
+            ),
+            Mutant(
+                "transposed",
+                lambda z_s, z_t, y, x, c: returned(z_s, z_t, y, x, c).T,
+                "W is (K, D): a row a class. Yours is turned.",
+            ),
+        ),
+        advice="error = z_t.softmax(1) - F.one_hot(labels, K); c * error.T @ x / len(x).",
+    ),
+    "agreement": Exercise(
+        reference=agreement,
+        probe=_probe_agreement,
+        mutants=(
+            Mutant(
+                "a cosine for each image",
+                lambda a, b: F.cosine_similarity(a.flatten(1), b.flatten(1)).mean(),
+                "a cosine for each image counts those that pull hardly at all like the others; the step is "
+                "taken along the sum, so take the batch as one vector.",
+            ),
+            Mutant(
+                "at each position",
+                lambda a, b: F.cosine_similarity(a, b, dim=1).mean(),
+                "that is a cosine at every position; flatten everything to one vector.",
+            ),
+            Mutant(
+                "no norms",
+                lambda a, b: (a * b).sum(),
+                "an inner product grows with both pulls; divide by both lengths.",
+            ),
+            Mutant(
+                "one norm",
+                lambda a, b: (a * b).sum() / b.norm(),
+                "divide by both lengths; yours still grows with the first.",
+            ),
+            Mutant(
+                "absolute values",
+                lambda a, b: F.cosine_similarity(a.abs().flatten(), b.abs().flatten(), dim=0),
+                "without signs, opposite advice counts as agreement.",
+            ),
+            Mutant(
+                "ratio of lengths",
+                lambda a, b: a.norm() / b.norm(),
+                "that compares how hard they pull; asked is where to.",
+            ),
+        ),
+        advice="F.cosine_similarity(total.flatten(), label.flatten(), dim=0).",
+    ),
+    "kept": Exercise(
+        reference=kept,
+        probe=_probe_kept,
+        mutants=(
+            Mutant(
+                "detached",
+                lambda output: output.detach().clone(),
+                "the bug is still in there: detach() cuts the link for gradients, so all that the teacher "
+                "could teach is lost, and nothing crashes.",
+            ),
+            Mutant(
+                "no copy",
+                lambda output: output,
+                "the gradient returns, but an in-place ReLU behind the convolution now writes into what you "
+                "kept: keep a clone.",
+            ),
+            Mutant(
+                "a new leaf",
+                lambda output: output.detach().clone().requires_grad_(),
+                "requires_grad_() starts a new graph here; the old one, which leads to the student, is cut.",
+            ),
+        ),
+        advice="output.clone().",
+        bug="detached",
+    ),
+}
