@@ -42,7 +42,7 @@ ALLOWED = {
         *("method", "methods", "networks", "schedules", "train"),
     },
     "testing": {"method"},
-    "exercises": {"analysis", "functional", "methods", "taps"},
+    "exercises": {"analysis", "functional", "methods", "networks", "taps"},
     "timing": {"datasets"},
     "bench": {"datasets", "method", "methods", "networks", "timing", "train"},
     "headless": set(),

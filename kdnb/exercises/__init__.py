@@ -3,7 +3,7 @@
 import inspect
 
 from kdnb.errors import known
-from kdnb.exercises import dark_knowledge, ffsd, looking_inside, semckd, srrl, start_here
+from kdnb.exercises import dark_knowledge, ddnn, ffsd, looking_inside, semckd, srrl, start_here
 from kdnb.exercises.lesson import Exercise, Lesson, Mutant
 
 __all__ = ["LESSONS", "Exercise", "Lesson", "Mutant", "lesson", "show_source"]
@@ -15,6 +15,7 @@ LESSONS = {
     "03": srrl,
     "04": semckd,
     "05": ffsd,
+    "07": ddnn,
 }
 
 
