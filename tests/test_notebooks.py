@@ -49,6 +49,7 @@ def test_the_course_begins():
         "03_srrl",
         "04_semckd",
         "05_ffsd",
+        "07_ddnn_ekd",
     ]
 
 

@@ -104,7 +104,7 @@ def draw_depths(kind) -> dict:
             kind(RANDOM.random((4, 4)).tolist()),
             kind([0.5, 0.3, 0.2]),
             NAMES,
-            {"MACs": (0.3, "12.5 M")},
+            {"MACs": (12.5e6, 40.8e6)},
             truth=1,
         ),
     }

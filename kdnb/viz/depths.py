@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator
+from matplotlib.ticker import EngFormatter, FixedLocator
 from numpy.typing import ArrayLike
 
 from kdnb.viz.style import COLOURS, MARKERS, SEQUENTIAL, panels, styled
@@ -117,16 +117,16 @@ def depth_at_work(
     attention: ArrayLike,
     probabilities: ArrayLike,
     classes: Sequence[str],
-    costs: Mapping[str, tuple[float, str]],
+    costs: Mapping[str, tuple[float, float]],
     *,
     truth: int | None = None,
 ) -> np.ndarray:
     """One depth on one picture (H, W, 3): its attention (h, w), its answer (K,), what it costs.
 
-    costs: by name, a share of the full net's, from 0 to 1, and the cost in words. The true class's
-    bar is darker. Returns the row of Axes.
+    costs: by name, its own and the full net's; bars are shares of the latter. The true class's bar is
+    darker. Returns the row of Axes.
     """
-    image, attention = np.asarray(image), np.asarray(attention, dtype=float)
+    in_words, image, attention = EngFormatter(places=1), np.asarray(image), np.asarray(attention, dtype=float)
     grid = panels(9.0, 2.6, 1, 4, width_ratios=[1, 1, 1.3, 1.5])
     height, width = image.shape[:2]
     grid[0, 0].imshow(image, interpolation="nearest")
@@ -140,9 +140,9 @@ def depth_at_work(
         bars[truth].set_alpha(1.0)
     grid[0, 2].set(xlim=(0, 1), title="answer")
     grid[0, 2].invert_yaxis()
-    for row, (share, words) in enumerate(costs.values()):
-        grid[0, 3].barh(row, share, color=COLOURS["teacher"])
-        grid[0, 3].annotate(words, (min(share, 1) + 0.04, row), va="center", fontsize=9)
+    for row, (own, full) in enumerate(costs.values()):
+        grid[0, 3].barh(row, own / full, color=COLOURS["teacher"])
+        grid[0, 3].annotate(in_words(own), (own / full + 0.04, row), va="center", fontsize=9)
     grid[0, 3].set_yticks(range(len(costs)), list(costs))
     grid[0, 3].set(xlim=(0, 1.9), xticks=[0, 0.5, 1], title="cost, share of the full net's")
     grid[0, 3].invert_yaxis()
