@@ -127,7 +127,9 @@ def depth_at_work(
     darker. Returns the row of Axes.
     """
     in_words, image, attention = EngFormatter(places=1), np.asarray(image), np.asarray(attention, dtype=float)
-    grid = panels(9.0, 2.6, 1, 4, width_ratios=[1, 1, 1.3, 1.5])
+    room = {"left": 0.01, "right": 0.99, "bottom": 0.1, "top": 0.9, "wspace": 0.6}
+    shape = {"width_ratios": [1, 1, 0.9, 1.1], "gridspec_kw": room, "layout": "none"}
+    grid = panels(9.0, 2.6, 1, 4, **shape)  # fixed, not constrained: a slider draws it again and again
     height, width = image.shape[:2]
     grid[0, 0].imshow(image, interpolation="nearest")
     place = (-0.5, width - 0.5, height - 0.5, -0.5)
@@ -144,6 +146,6 @@ def depth_at_work(
         grid[0, 3].barh(row, own / full, color=COLOURS["teacher"])
         grid[0, 3].annotate(in_words(own), (own / full + 0.04, row), va="center", fontsize=9)
     grid[0, 3].set_yticks(range(len(costs)), list(costs))
-    grid[0, 3].set(xlim=(0, 1.9), xticks=[0, 0.5, 1], title="cost, share of the full net's")
+    grid[0, 3].set(xlim=(0, 1.9), xticks=[0, 0.5, 1], title="share of the full net's")
     grid[0, 3].invert_yaxis()
     return grid[0]
