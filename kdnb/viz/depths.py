@@ -26,7 +26,7 @@ def accuracy_against_costs(
     faint dot, and the line runs through the means. costs: by name, such as "MACs (millions)", then
     depth. roles: of the families, keys of ``COLOURS``. Returns the row of Axes.
     """
-    grid = panels(0.9 + 3.6 * len(costs), 3.4, 1, len(costs), sharey=True)
+    grid = panels(0.9 + 3.6 * len(costs), 3.6, 1, len(costs), sharey=True)
     for axes, (label, price) in zip(grid[0], costs.items(), strict=True):
         for name, by_depth in accuracies.items():
             _family(axes, name, by_depth, price, roles[name])
@@ -40,7 +40,8 @@ def accuracy_against_costs(
         axes.set_xlabel(label)
     grid[0, 0].set_ylabel("test accuracy (%)")
     grid[0, 0].set_ylim(bottom=0)
-    grid[0, -1].legend(loc="lower right")
+    families = grid[0, 0].get_legend_handles_labels()
+    grid[0, 0].figure.legend(*families, loc="outside lower center", ncols=2 if len(costs) == 1 else 4)
     return grid[0]
 
 
