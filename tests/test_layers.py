@@ -42,7 +42,7 @@ ALLOWED = {
         *("method", "methods", "networks", "schedules", "train"),
     },
     "testing": {"method"},
-    "exercises": {"analysis", "functional", "methods", "taps"},
+    "exercises": {"analysis", "functional", "methods", "networks", "taps"},
     "timing": {"datasets"},
     "step_cost": {"method"},
     "bench": {"datasets", "method", "methods", "networks", "step_cost", "timing", "train"},

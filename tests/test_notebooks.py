@@ -50,6 +50,7 @@ def test_the_course_begins():
         "04_semckd",
         "05_ffsd",
         "06_ecd",
+        "07_ddnn_ekd",
     ]
 
 

@@ -60,6 +60,7 @@ def draw_all(kind=np.asarray) -> dict:
         **draw_maps(kind),
         **draw_tables(kind),
         **draw_links(kind),
+        **draw_depths(kind),
     }
 
 
@@ -94,6 +95,30 @@ def draw_maps(kind) -> dict:
             roles,
             x_label="share on the object",
             chance=0.2,
+        ),
+    }
+
+
+def draw_depths(kind) -> dict:
+    stairs = pd.DataFrame(
+        [[1.5, 2.0, 3e-4], [0.5, 0.0, 12.0]],
+        index=["full/label", "depth8/label"],
+        columns=pd.MultiIndex.from_tuples([("stage 1", 1), ("stage 1", 2), ("stage 2", 1)]),
+    )
+    return {
+        "accuracy_against_costs": viz.accuracy_against_costs(
+            {"sub-nets": {8: 60.0, 20: 80.0}, "alone": {8: kind([50.0, 54.0]), 20: kind([81.0, 83.0])}},
+            {"MACs": {8: 12.5, 20: 40.8}, "ms": {8: 1.0, 20: 3.0}},
+            {"sub-nets": "student", "alone": "baseline"},
+        ),
+        "ledger_staircase": viz.ledger_staircase(stairs),
+        "depth_at_work": viz.depth_at_work(
+            kind(RANDOM.random((8, 8, 3)).tolist()),
+            kind(RANDOM.random((4, 4)).tolist()),
+            kind([0.5, 0.3, 0.2]),
+            NAMES,
+            {"MACs": (12.5e6, 40.8e6)},
+            truth=1,
         ),
     }
 

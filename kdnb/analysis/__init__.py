@@ -1,12 +1,13 @@
 """The numbers behind the pictures."""
 
-from kdnb.analysis.ablation import variant_names
+from kdnb.analysis.ablation import network_depths, variant_names
 from kdnb.analysis.association import (
     association_bounds,
     association_by_class,
     lowest_relative_entropy,
     relative_entropy,
 )
+from kdnb.analysis.batch_norm import batch_norm_gap
 from kdnb.analysis.classes import class_similarity, family_contrast, logit_similarity, siblings_found
 from kdnb.analysis.gradcam import grad_cam
 from kdnb.analysis.links import link_agreement, link_norms, link_share
@@ -20,6 +21,7 @@ __all__ = [
     "association_bounds",
     "association_by_class",
     "attention_cosine",
+    "batch_norm_gap",
     "centre_maps",
     "cka_matrix",
     "class_similarity",
@@ -35,6 +37,7 @@ __all__ = [
     "lowest_relative_entropy",
     "map_scores",
     "mass_inside",
+    "network_depths",
     "normalised",
     "paired_difference",
     "pairs_by_stage",

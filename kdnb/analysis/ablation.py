@@ -1,5 +1,6 @@
 """Runs on record that differ in one part: what each is called."""
 
+import re
 from collections.abc import Mapping
 
 import pandas as pd
@@ -14,3 +15,20 @@ def variant_names(records: pd.DataFrame, defaults: Mapping[str, Mapping[str, obj
         changed = [f"{k} {v}" if isinstance(v, str) else f"{k} {v:g}" for k, v in own.items()]
         names.append(", ".join([run["method"], *changed]))
     return names
+
+
+def network_depths(records: pd.DataFrame) -> list[int | None]:
+    """The layers of the network behind each row of ``kdnb.records.table``: a sub-net's own, else those in
+    its student's name; None for an exit of BYOT, which is another kind of network.
+
+    >>> network_depths(pd.DataFrame({"student": ["resnet20"] * 3, "learner": ["full", "depth8", "exit1"]}))
+    [20, 8, None]
+    """
+    return [_depth(*pair) for pair in zip(records["student"], records["learner"], strict=True)]
+
+
+def _depth(student: str, learner: str) -> int | None:
+    if learner.startswith("exit"):
+        return None
+    found = re.fullmatch(r"depth(\d+)", learner) or re.search(r"(\d+)$", student)
+    return int(found[1]) if found else None

@@ -3,7 +3,7 @@
 import inspect
 
 from kdnb.errors import known
-from kdnb.exercises import dark_knowledge, ecd, ffsd, looking_inside, semckd, srrl, start_here
+from kdnb.exercises import dark_knowledge, ddnn, ecd, ffsd, looking_inside, semckd, srrl, start_here
 from kdnb.exercises.lesson import Exercise, Lesson, Mutant
 
 __all__ = ["LESSONS", "Exercise", "Lesson", "Mutant", "lesson", "show_source"]
@@ -16,6 +16,7 @@ LESSONS = {
     "04": semckd,
     "05": ffsd,
     "06": ecd,
+    "07": ddnn,
 }
 
 

@@ -128,6 +128,20 @@ def tensor_from(value: object) -> Tensor:
         raise TypeError(f"expected a tensor, found {type(value).__name__}") from None
 
 
+def value_and_gradients(function: Callable, *inputs: Tensor) -> list[Tensor]:
+    """For probes: what ``function`` makes of the inputs, then its gradient in each of them.
+
+    A detached input gives the right value and the wrong gradient: both are looked at.
+    """
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    value = tensor_from(function(*leaves))
+    if not value.requires_grad:
+        return [value, *map(torch.zeros_like, inputs)]
+    scale = torch.linspace(1, 2, value.numel(), dtype=torch.float64).reshape(value.shape)
+    found = torch.autograd.grad((scale * value).sum(), leaves, allow_unused=True, materialize_grads=True)
+    return [value.detach(), *found]
+
+
 def _agree(found: list[Tensor], expected: list[Tensor]) -> bool:
     return len(found) == len(expected) and all(
         a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-7)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.exercises.lesson import Exercise, Mutant, tensor_from, value_and_gradients
 from kdnb.methods import semckd
 
 
@@ -29,28 +29,16 @@ def _random(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def _value_and_gradients(function, *inputs: Tensor) -> list[Tensor]:
-    """A detached input gives the right value and the wrong gradient: both are looked at."""
-    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
-    value = tensor_from(function(*leaves))
-    if not value.requires_grad:
-        return [value, *map(torch.zeros_like, inputs)]
-    scale = torch.linspace(1, 2, value.numel(), dtype=torch.float64).reshape(value.shape)
-    gradients = torch.autograd.grad((scale * value).sum(), leaves, allow_unused=True)
-    pairs = zip(gradients, inputs, strict=True)
-    return [value.detach(), *(torch.zeros_like(i) if g is None else g for g, i in pairs)]
-
-
 def _probe_similarity(function) -> list[Tensor]:
-    return _value_and_gradients(function, _random(0, 4, 3, 2, 2))
+    return value_and_gradients(function, _random(0, 4, 3, 2, 2))
 
 
 def _probe_association(function) -> list[Tensor]:
-    return _value_and_gradients(function, 2 * _random(1, 2, 4, 5), 2 * _random(2, 3, 4, 5))
+    return value_and_gradients(function, 2 * _random(1, 2, 4, 5), 2 * _random(2, 3, 4, 5))
 
 
 def _probe_loss(function) -> list[Tensor]:
-    return _value_and_gradients(function, _random(3, 4, 2, 3).square(), _random(4, 4, 2, 3).softmax(2))
+    return value_and_gradients(function, _random(3, 4, 2, 3).square(), _random(4, 4, 2, 3).softmax(2))
 
 
 def _probe_axis(function) -> list[Tensor]:

@@ -16,8 +16,10 @@ def recalibrated(net: Net, batches: Iterable[tuple[Tensor, Tensor]]) -> Net:
     """A copy of ``net`` whose batch norms' statistics are the means over ``batches``, in eval mode.
 
     For a depth of a network whose depths share batch norm: the running statistics mix all depths',
-    a copy can have its own: ``recalibrated(net.at_depth(14), data.batches("train"))``. Labels are not
-    looked at, weights do not change. Raises InputError without a batch.
+    a copy can have its own: ``recalibrated(net.at_depth(14), data.train_batches(64))``. Show it batches
+    as in training, augmented: the shapes teacher loses four points with the statistics of pictures
+    that are neither flipped nor shifted. Labels are not looked at, weights do not change. Raises
+    InputError without a batch.
     Source: Yu and Huang, Universally Slimmable Networks, 2019, which calls them post-statistics.
     """
     net = copy.deepcopy(net).eval()

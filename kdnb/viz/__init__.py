@@ -7,6 +7,7 @@ from kdnb.viz.association import (
     association_over_epochs,
     row_entropy,
 )
+from kdnb.viz.depths import accuracy_against_costs, depth_at_work, ledger_staircase
 from kdnb.viz.figures import (
     curves,
     gradient_ledger,
@@ -25,16 +26,19 @@ from kdnb.viz.style import COLOURS, MARKERS, show
 __all__ = [
     "COLOURS",
     "MARKERS",
+    "accuracy_against_costs",
     "association_by_class",
     "association_heatmaps",
     "association_of_picture",
     "association_over_epochs",
     "class_matrices",
     "curves",
+    "depth_at_work",
     "diversity_steps",
     "expert_weights",
     "gradient_ledger",
     "layer_heatmaps",
+    "ledger_staircase",
     "loss_planes",
     "map_overlays",
     "map_rows",

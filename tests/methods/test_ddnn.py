@@ -81,7 +81,7 @@ def test_terms_by_the_formula(batch, batch_norm):
         expected |= {
             f"depth{depth}/label": label_loss(own.logits, labels),
             f"depth{depth}/soft": soft,
-            f"depth{depth}/attention": 1000 * attention,
+            f"depth{depth}/attention": 10 * attention,
         }
     assert list(terms) == list(expected)
     for name, term in terms.items():
@@ -90,7 +90,7 @@ def test_terms_by_the_formula(batch, batch_norm):
 
 def test_weights_weigh_and_0_leaves_a_term_out(batch):
     plain = make()(*batch, 0.0)
-    doubled = make(label_weight=2.0, soft_weight=3.0, attention_weight=4000.0)(*batch, 0.0)
+    doubled = make(label_weight=2.0, soft_weight=3.0, attention_weight=40.0)(*batch, 0.0)
     factors = {"label": 2, "soft": 3, "attention": 4}
     for name in list(plain)[1:]:
         torch.testing.assert_close(doubled[name], factors[name.split("/")[1]] * plain[name])

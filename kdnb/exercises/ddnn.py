@@ -1,0 +1,137 @@
+"""Exercises of notebook 07: what the full net teaches its sub-nets, with those on depth."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from kdnb.exercises import depth
+from kdnb.exercises.lesson import Exercise, Mutant, value_and_gradients
+from kdnb.exercises.peers import normal
+from kdnb.functional import attention_map, kd_loss, mean_squared_error, normalized_mse
+from kdnb.methods.ddnn import embedded_attention_loss
+
+
+def embedded_soft(logits: Sequence[Tensor], temperature: float) -> Tensor:
+    """The sum of DDNN's soft terms: logits (B, K) of the full net, then of each sub-net -> scalar."""
+    full, *subnets = logits
+    return sum(kd_loss(subnet, full.detach(), temperature) for subnet in subnets)
+
+
+def embedded_attention(subnet: Sequence[Tensor], full: Sequence[Tensor]) -> Tensor:
+    """DDNN's attention term before its weight: maps (B, C, H, W) of every stage, twice -> scalar."""
+    return embedded_attention_loss(SimpleNamespace(maps=subnet), SimpleNamespace(maps=full))
+
+
+def _probe_soft(function) -> list[Tensor]:
+    return value_and_gradients(
+        lambda *logits: function(list(logits), 3.0), *(2 * normal(seed, 6, 5) for seed in (0, 1, 2))
+    )
+
+
+def _probe_attention(function) -> list[Tensor]:
+    shapes = (2, 3, 6, 6), (2, 4, 3, 3), (2, 8, 2, 2)
+    own, full = ([normal(seed + n, *shape) for n, shape in enumerate(shapes)] for seed in (10, 14))
+    own[0][1], full[1][0] = 5 * own[0][1], 3 * full[1][0]  # pictures of different strength
+    return value_and_gradients(lambda *maps: function(list(maps[:3]), list(maps[3:])), *own, *full)
+
+
+def _summed(distance: Callable[[Tensor, Tensor], Tensor]) -> Callable:
+    """An attention term that sums ``distance`` over the stages."""
+    return lambda own, full: sum(distance(a, b) for a, b in zip(own, full, strict=True))
+
+
+def _stage_distance(own: Tensor, full: Tensor) -> Tensor:
+    return normalized_mse(attention_map(own), attention_map(full.detach()))
+
+
+EXERCISES = {
+    **depth.EXERCISES,
+    "embedded_soft": Exercise(
+        reference=embedded_soft,
+        probe=_probe_soft,
+        mutants=(
+            Mutant(
+                "not detached",
+                lambda logits, T: sum(kd_loss(own, logits[0], T) for own in logits[1:]),
+                "the value is right, but the full net is pulled down to its sub-nets: detach its logits.",
+            ),
+            Mutant(
+                "a chain",
+                lambda logits, T: sum(kd_loss(a, b.detach(), T) for b, a in pairwise(logits)),
+                "every net learns from the next deeper one; in EKD the full net teaches all of them.",
+            ),
+            Mutant(
+                "mean over the sub-nets",
+                lambda logits, T: embedded_soft(logits, T) / (len(logits) - 1),
+                "you took the mean; each sub-net has its own term with its own weight, and they add up.",
+            ),
+            Mutant(
+                "taught by the ensemble",
+                lambda logits, T: sum(
+                    kd_loss(own, torch.stack(list(logits)).mean(0).detach(), T) for own in logits[1:]
+                ),
+                "the mean of all logits is a group's teacher, as in notebook 05; here it is the full net.",
+            ),
+            Mutant(
+                "without T squared",
+                lambda logits, T: embedded_soft(logits, T) / T**2,
+                "gradients shrink like 1/T²; kd_loss multiplies by T² to undo that.",
+            ),
+            Mutant(
+                "other way round",
+                lambda logits, T: sum(kd_loss(logits[0].detach(), own, T) for own in logits[1:]),
+                "that is KL(sub-net || full); the full net is the target: kd_loss(own, full, T).",
+            ),
+        ),
+        advice="full, *subnets = logits; sum(kd_loss(own, full.detach(), T) for own in subnets).",
+    ),
+    "embedded_attention": Exercise(
+        reference=embedded_attention,
+        probe=_probe_attention,
+        mutants=(
+            Mutant(
+                "not detached",
+                _summed(lambda a, b: normalized_mse(attention_map(a), attention_map(b))),
+                "the value is right, but the full net's maps move towards the sub-net's: detach them.",
+            ),
+            Mutant(
+                "mean over the stages",
+                lambda own, full: embedded_attention(own, full) / len(own),
+                "you took the mean over the stages; every stage has its own term, and they add up.",
+            ),
+            Mutant(
+                "last stage only",
+                lambda own, full: _stage_distance(own[-1], full[-1]),
+                "only the last stage is compared; depths share the resolution at the end of every stage.",
+            ),
+            Mutant(
+                "not of unit norm",
+                _summed(lambda a, b: mean_squared_error(attention_map(a), attention_map(b.detach()))),
+                "attention keeps its strength, so a bright picture counts more; normalized_mse compares unit "
+                "maps.",
+            ),
+            Mutant(
+                "raw maps",
+                _summed(lambda a, b: normalized_mse(a, b.detach())),
+                "these are the maps with all their channels; attention says where, not what: attention_map.",
+            ),
+            Mutant(
+                "summed over the positions",
+                _summed(lambda a, b: a[0, 0].numel() * _stage_distance(a, b)),
+                "you summed over the positions; the mean makes it that much smaller, hence the large weight.",
+            ),
+        ),
+        advice=(
+            "sum(normalized_mse(attention_map(a), attention_map(b.detach())) for a, b in zip(subnet, full))."
+        ),
+    ),
+}
+
+QUESTIONS = {
+    "cut": "388a2ae44150",
+    "parameters": "625deb3b8920",
+    "where_they_part": "6360d5d8c207",
+}
