@@ -58,6 +58,8 @@ def cosines(runs: pd.DataFrame, variant: str) -> pd.Series:
 
 
 def cell(values: pd.Series, digits: int = 1) -> str:
+    if len(values) == 1:
+        return f"{values.iloc[0]:.{digits}f} (one seed)"
     return f"{values.mean():.{digits}f} ± {values.std():.{digits}f}" if len(values) else "—"
 
 
