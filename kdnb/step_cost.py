@@ -5,15 +5,18 @@ import copy
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from kdnb.method import Method
+
+CONVOLUTION_BACKWARD = torch.ops.aten.convolution_backward
 
 
 def step_operations(method: Method, images: Tensor, labels: Tensor) -> int:
     """Floating-point operations of one forward and backward pass."""
     copied = copy.deepcopy(method).train()
-    with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping={CONVOLUTION_BACKWARD: _convolution_backward})
+    with torch.random.fork_rng(devices=[]), counter:
         sum(copied(images, labels, 0.0).values()).backward()
     return counter.get_total_flops()
 
@@ -40,3 +43,12 @@ def step_memory(method: Method, images: Tensor, labels: Tensor) -> int:
         + 2 * learned
         + sum(storage.nbytes() for address, storage in kept.items() if address not in own)
     )
+
+
+def _convolution_backward(
+    gradient: list[int], x: list[int], weight: list[int], *shapes: object, out_shape: object
+) -> int:
+    """Each gradient, of x and of the weight, takes as many products as the convolution itself. torch counts
+    the weight's as if there were one group."""
+    *_, transposed, _output_padding, _groups, wanted = shapes
+    return sum(wanted[:2]) * conv_flop_count(x, weight, gradient, transposed)

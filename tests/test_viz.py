@@ -12,15 +12,7 @@ from matplotlib.text import Text
 
 from kdnb import viz
 
-
-@pytest.fixture(autouse=True)
-def _no_windows():
-    backend = plt.get_backend()
-    plt.switch_backend("agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(backend)
-
+pytestmark = pytest.mark.usefixtures("no_windows")
 
 RANDOM = np.random.default_rng(0)
 NAMES = ["cat", "dog", "owl"]

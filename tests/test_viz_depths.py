@@ -1,21 +1,12 @@
 """Figures of networks that run at several depths."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 from kdnb import viz
 
-
-@pytest.fixture(autouse=True)
-def _no_windows():
-    backend = plt.get_backend()
-    plt.switch_backend("agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(backend)
-
+pytestmark = pytest.mark.usefixtures("no_windows")
 
 MACS = {8: 12.5, 14: 26.7, 20: 40.8}
 STAIRS = pd.DataFrame(

@@ -13,13 +13,7 @@ STAGES = {"stem": ["stem.0"], "stage 1": ["stages.0.0.conv1", "stages.0.0.conv2"
 PATHS = [path for paths in STAGES.values() for path in paths]
 
 
-@pytest.fixture(autouse=True)
-def _no_windows():
-    backend = plt.get_backend()
-    plt.switch_backend("agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(backend)
+pytestmark = pytest.mark.usefixtures("no_windows")
 
 
 def words(axes: plt.Axes) -> list[str]:

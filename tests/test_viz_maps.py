@@ -1,6 +1,5 @@
 """Figures of maps: one scale a row, outlines, honest colours."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
@@ -8,15 +7,7 @@ from matplotlib.colors import to_hex
 
 from kdnb import viz
 
-
-@pytest.fixture(autouse=True)
-def _no_windows():
-    backend = plt.get_backend()
-    plt.switch_backend("agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(backend)
-
+pytestmark = pytest.mark.usefixtures("no_windows")
 
 RANDOM = np.random.default_rng(0)
 PICTURES = RANDOM.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)

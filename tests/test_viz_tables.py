@@ -1,6 +1,5 @@
 """Figures of tables: layers, classes, associations."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,15 +7,7 @@ from matplotlib.patches import Rectangle
 
 from kdnb import viz
 
-
-@pytest.fixture(autouse=True)
-def _no_windows():
-    backend = plt.get_backend()
-    plt.switch_backend("agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(backend)
-
+pytestmark = pytest.mark.usefixtures("no_windows")
 
 TABLE = pd.DataFrame([[1.0, 0.25], [-0.001, np.nan]], index=["s1", "s2"], columns=["t1", "t2"])
 WEIGHTS = np.array([[0.5, 0.3, 0.2], [0.2, 0.25, 0.55]])  # (S, M)
