@@ -25,7 +25,8 @@ class Record:
     metrics: by learner, test accuracy in percent three ways, never to be mixed: ``last`` epoch;
     ``selected`` at the epoch with the best validation accuracy; ``best`` on the test part itself,
     as several papers report it and as nobody should choose; both of the epochs evaluated, every
-    ``evaluate_every``-th and the last. seconds: wall time over all sittings.
+    ``evaluate_every``-th and the last. seconds: wall time over all sittings. options: all of the
+    method's, so that a default changed later does not change what was run; None in older records.
     """
 
     spec: dict
@@ -38,6 +39,7 @@ class Record:
     student: str
     seconds: float
     evaluate_every: int = 1
+    options: dict | None = None
 
 
 def read(folder: Path) -> Record:
@@ -51,12 +53,13 @@ def read(folder: Path) -> Record:
 
 def table(folder: Path) -> pd.DataFrame:
     """All finished runs below ``folder``, one row a learner: the run's folder, the spec, the method's
-    options (its defaults filled in) and the metrics as columns."""
+    options (where a record does not say, today's defaults) and the metrics as columns."""
     rows = []
     for path in sorted(Path(folder).rglob("run.json")):
         record = read(path.parent)
+        today = method_options(METHODS[record.spec["method"]])
         for learner, metrics in record.metrics.items():
-            options = method_options(METHODS[record.spec["method"]]) | record.spec["options"]
+            options = today | record.spec["options"] | (record.options or {})
             about = {"run": path.parent.name} | record.spec | options
             about |= {"learner": learner, "seconds": record.seconds}
             rows.append(about | metrics)

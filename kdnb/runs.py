@@ -23,7 +23,7 @@ from kdnb.networks import Network, build
 from kdnb.records import Record, code_version, metrics_of, read, versions
 from kdnb.schedules import SCHEDULES
 from kdnb.seeds import derived_seed
-from kdnb.spec import Spec
+from kdnb.spec import Spec, method_options
 from kdnb.teachers import fit_teacher, shapes_teacher
 from kdnb.train import evaluate, train
 
@@ -186,6 +186,7 @@ def _finish(
         student=student,
         seconds=round(state["seconds"], 1),
         evaluate_every=evaluate_every,
+        options=method_options(METHODS[spec.method]) | spec.options,
     )
     if leads():
         write_whole(folder / "run.json", json.dumps(asdict(record), indent=2) + "\n")

@@ -16,7 +16,7 @@ from PIL import Image
 from kdnb import __version__, records, runs
 from kdnb.checkpoints import load_network, load_state
 from kdnb.errors import InputError
-from kdnb.methods import LabelsOnly
+from kdnb.methods import KD, LabelsOnly
 from kdnb.records import Record, compared, read
 from kdnb.runs import run
 from kdnb.spec import Spec
@@ -215,6 +215,17 @@ def test_the_table_shows_every_option_given_or_not(spec, whole, tmp_path):
     assert (row["temperature"], row["soft_weight"]) == (2.0, 0.9)
 
 
+def test_a_record_keeps_the_defaults_of_its_day(spec, whole, tmp_path, monkeypatch):
+    run(replace(spec, method="kd", teacher=str(whole), epochs=1), out=tmp_path)
+    today = records.method_options(KD)
+    monkeypatch.setattr(records, "method_options", lambda method: today | {"temperature": 7.0})
+    assert records.table(tmp_path).iloc[0]["temperature"] == 4.0
+    path = next(tmp_path.glob("*/run.json"))
+    older = {name: value for name, value in json.loads(path.read_text()).items() if name != "options"}
+    path.write_text(json.dumps(older))
+    assert records.table(tmp_path).iloc[0]["temperature"] == 7.0, "older records do not say"
+
+
 def test_compared_pairs_by_seed():
     rows = [("a", 0, 50.0), ("a", 1, 60.0), ("b", 1, 63.0), ("b", 0, 51.0), ("b", 2, 90.0), ("c", 0, 1.0)]
     runs = pd.DataFrame(rows, columns=["name", "seed", "last"])
@@ -299,7 +310,7 @@ from signal import SIGKILL
 
 from kdnb import runs
 from kdnb.cli import main
-from kdnb.methods import LabelsOnly
+from kdnb.methods import KD, LabelsOnly
 
 def count(owner, name, meets, moment, act):
     "Calls act just before the call number moment of owner.name whose arguments meet the condition."
