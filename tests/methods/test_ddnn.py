@@ -65,7 +65,7 @@ def test_imagenet_style_networks_learn_too():
 def test_terms_by_the_formula(batch, batch_norm):
     """methods.md 6.3, written out."""
     images, labels = batch
-    method = trained(batch, batch_norm=batch_norm, temperature=2.0).eval()
+    method = trained(batch, batch_norm=batch_norm, temperature=2.0, attention_weight=10.0).eval()
     terms = method(images, labels, 0.0)
     full = method.net.full.features(images)
     expected = {"full/label": label_loss(full.logits, labels)}
@@ -89,7 +89,7 @@ def test_terms_by_the_formula(batch, batch_norm):
 
 
 def test_weights_weigh_and_0_leaves_a_term_out(batch):
-    plain = make()(*batch, 0.0)
+    plain = make(attention_weight=10.0)(*batch, 0.0)
     doubled = make(label_weight=2.0, soft_weight=3.0, attention_weight=40.0)(*batch, 0.0)
     factors = {"label": 2, "soft": 3, "attention": 4}
     for name in list(plain)[1:]:
