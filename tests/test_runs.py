@@ -310,7 +310,7 @@ from signal import SIGKILL
 
 from kdnb import runs
 from kdnb.cli import main
-from kdnb.methods import KD, LabelsOnly
+from kdnb.methods import LabelsOnly
 
 def count(owner, name, meets, moment, act):
     "Calls act just before the call number moment of owner.name whose arguments meet the condition."

@@ -39,9 +39,9 @@ class DDNN(Method):
     it. depths: of the sub-nets, from deep to shallow: "14,8" in layers, "3-3-2,2-2-2" in blocks a
     stage, or as DepthNet takes them. batch_norm: "private" to each depth, or "shared".
     temperature: 1 is the literal "class posterior"; the CIFAR benchmarks' 4, weighed by its square,
-    held the full net back in short training. attention_weight: at 100 the term pulls as
-    hard as the labels before training, on shapes, and holds them back; attention transfer's habit is
-    1000. All defaults are ours; data/README.md tells what they were chosen from.
+    held the full net back in short training. attention_weight: at 100 the term pulls about as hard as
+    the labels before training, on shapes, and holds them back; attention transfer's habit is 1000. All
+    defaults are ours; data/README.md tells what they were chosen from.
 
     Controls: soft_weight=0 or attention_weight=0 leave a term out. With all three weights 0 and shared
     batch norm only the full net runs and learns, exactly as with labels only, and the sub-nets that
