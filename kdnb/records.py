@@ -15,7 +15,7 @@ from kdnb.analysis import paired_difference
 from kdnb.errors import InputError, known
 from kdnb.methods import METHODS
 from kdnb.paths import PROJECT
-from kdnb.spec import method_options
+from kdnb.spec import Spec, method_options
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,20 @@ def read(folder: Path) -> Record:
         return Record(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path} is not the record of a finished run ({error}).") from error
+
+
+def require_defaults_of_today(options: dict | None, spec: Spec, folder: Path) -> None:
+    """Raises InputError where a run in ``folder`` had other ``options`` than ``spec`` has today: a default
+    that changed since changes what is run, but not the folder's name. None, of older runs, passes."""
+    today = spec.all_options
+    changed = {name: value for name, value in (options or {}).items() if today.get(name, value) != value}
+    if changed:
+        then = ", ".join(f"{name}={value}" for name, value in changed.items())
+        now = ", ".join(f"{name}={today[name]}" for name in changed)
+        raise InputError(
+            f"{folder} was run with {then}, the default of its day; today's is {now}. Choose another --out "
+            "for today's, or --force to replace it."
+        )
 
 
 def table(folder: Path) -> pd.DataFrame:

@@ -20,10 +20,17 @@ from kdnb.files import write_whole
 from kdnb.method import Method
 from kdnb.methods import METHODS
 from kdnb.networks import Network, build
-from kdnb.records import Record, code_version, metrics_of, read, versions
+from kdnb.records import (
+    Record,
+    code_version,
+    metrics_of,
+    read,
+    require_defaults_of_today,
+    versions,
+)
 from kdnb.schedules import SCHEDULES
 from kdnb.seeds import derived_seed
-from kdnb.spec import Spec, method_options
+from kdnb.spec import Spec
 from kdnb.teachers import fit_teacher, shapes_teacher
 from kdnb.train import evaluate, train
 
@@ -47,25 +54,26 @@ def run(
     every process trains; the leading one writes and reports.
 
     Raises InputError for bad input, for an interrupted run without ``resume`` or whose data or
-    teacher are others by now, and, before training, when the folder cannot be written.
+    teacher are others by now, for a run under a default that has changed since, and, before training,
+    when the folder cannot be written.
     """
     if evaluate_every < 1:
         raise InputError(f"evaluate_every must be at least 1 epoch, found {evaluate_every}.")
     folder = Path(out) / spec.name
     if (folder / "run.json").exists() and not again:
-        return read(folder)
+        record = read(folder)
+        require_defaults_of_today(record.options, spec, folder)
+        return record
     state = None if again else load_state(folder)
     if state is not None and not resume:
         raise InputError(
             f"{folder} holds an interrupted run ({len(state['history'])} of {spec.epochs} epochs). "
             "Add --resume to go on, or --force to start over."
         )
+    if state is not None:
+        require_defaults_of_today(state.get("options"), spec, folder)
     data = datasets.load(
-        spec.data,
-        size=spec.size,
-        seed=spec.data_seed,
-        validation=spec.validation,
-        root=data_root,
+        spec.data, size=spec.size, seed=spec.data_seed, validation=spec.validation, root=data_root
     )
     method, teacher = assemble(spec, data)
     shown = _batches(spec, data)
@@ -94,6 +102,7 @@ def run(
             row |= {f"{part}/{name}": accuracy for name, accuracy in accuracies.items()}
         history, seconds = [*state["history"], row], perf_counter() - start
         state = {"train": epoch.state(), "history": history, "seconds": seconds, **origin}
+        state |= {"options": spec.all_options}
         if leads():
             save_state(state, folder)
             report(row)
@@ -186,7 +195,7 @@ def _finish(
         student=student,
         seconds=round(state["seconds"], 1),
         evaluate_every=evaluate_every,
-        options=method_options(METHODS[spec.method]) | spec.options,
+        options=spec.all_options,
     )
     if leads():
         write_whole(folder / "run.json", json.dumps(asdict(record), indent=2) + "\n")

@@ -78,6 +78,11 @@ class Spec:
         return f"{self.method}-{data}-{self.student}-seed{self.seed}-{self.digest}"
 
     @property
+    def all_options(self) -> dict[str, float | int | bool | str]:
+        """The method's keyword arguments in this run, today's defaults among them."""
+        return method_options(METHODS[self.method]) | self.options
+
+    @property
     def needs_teacher(self) -> bool:
         return "teacher" in inspect.signature(METHODS[self.method]).parameters
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from kdnb import __version__, records, runs
+from kdnb import spec as spec_module
 from kdnb.checkpoints import load_network, load_state
 from kdnb.errors import InputError
 from kdnb.methods import KD, LabelsOnly
@@ -289,6 +290,24 @@ def test_a_run_is_not_resumed_on_other_data(spec, tmp_path):
     Image.new("RGB", (8, 8)).save(data / "left" / "0.png")
     with pytest.raises(InputError, match=r"The data of the interrupted run .* changed"):
         run(mine, out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("begin", [lambda spec, out: run(spec, out=out), interrupt])
+def test_a_run_under_another_days_default_is_neither_returned_nor_resumed(
+    spec, whole, tmp_path, monkeypatch, begin
+):
+    """Its folder has the same name, for a name tells what differs from the defaults."""
+    distilled, today = (
+        replace(spec, method="kd", teacher=str(whole), epochs=2),
+        spec_module.method_options(KD),
+    )
+    begin(distilled, tmp_path)
+    changed = today | {"temperature": 7.0, "an_option_added_since": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(spec_module, "method_options", lambda method: changed)
+        with pytest.raises(InputError, match=r"temperature=4\.0, .*temperature=7\.0\. Choose another --out"):
+            run(distilled, out=tmp_path, resume=True)
+    assert run(distilled, out=tmp_path, resume=True).options == today
 
 
 def test_a_run_is_not_resumed_with_another_teacher(spec, whole, tmp_path):
