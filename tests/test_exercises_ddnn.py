@@ -55,11 +55,12 @@ def test_the_terms_are_the_methods(batch):
 def test_batch_norms_begin_and_part_as_the_librarys_do():
     full = build("resnet20", classes=4)
     full.train()(torch.randn(4, 3, 16, 16))
-    norms = reference("own_batch_norms")(full.stem[1], (20, 14, 8))
+    first = full.stages[1][0].bn1
+    norms = reference("own_batch_norms")(first, (20, 14, 8))
     net = DepthNet(full, (14, 8))
     for depth, norm in norms.items():
-        theirs = net.at_depth(depth).stem[1]
-        assert (norm is full.stem[1]) == (theirs is full.stem[1]) == (depth == 20)
+        theirs = net.at_depth(depth).stages[1][0].bn1
+        assert (norm is first) == (theirs is first) == (depth == 20)
         state = theirs.state_dict()
         assert all(torch.equal(tensor, state[name]) for name, tensor in norm.state_dict().items())
 

@@ -34,9 +34,10 @@ class DepthNet(Network):
         logits = net.at_depth(14)(images)  # net(images) is the full net's
 
     depths: the sub-nets from deep to shallow. A number of layers stands for the family's network of
-    that depth; blocks of every stage, such as (3, 3, 2), name any other. batch_norm: "private", every
-    sub-net has batch norms of its own, which start as copies of the full net's; or "shared", one set
-    serves all depths.
+    that depth; blocks of every stage, such as (3, 3, 2), name any other. batch_norm: "private", a sub-net
+    has batch norms of its own, which start as copies, from the stage after its first early stop on:
+    until then it sees what the deeper net sees, and their batches have the same statistics; or
+    "shared", one set serves all depths.
 
     The sub-nets are networks, built once from the full net's own modules. Nothing is switched: there
     is no current depth, so threads may run different depths at a time (in training, as for any
@@ -59,7 +60,10 @@ class DepthNet(Network):
         known("batch_norm", batch_norm, BATCH_NORM)
         blocks = _nested(full, depths)
         self.full = full
-        subnets = [_subnet(full, counts, batch_norm) for counts in blocks[1:]]
+        subnets, above = [], full
+        for counts in blocks[1:]:
+            above = _subnet(above, counts, batch_norm)
+            subnets.append(above)
         self.subnets = nn.ModuleDict({str(net.depth): net for net in subnets})
         self.channels, self.reductions, self.classes = full.channels, full.reductions, full.classes
         self.register_buffer("blocks", torch.tensor(blocks))  # (depths, stages), kept in files
@@ -157,13 +161,15 @@ def _blocks(net: ResidualNetwork) -> tuple[int, ...]:
     return tuple(len(stage) for stage in net.stages)
 
 
-def _subnet(full: ResidualNetwork, blocks: Sequence[int], batch_norm: str) -> ResidualNetwork:
-    """A copy of ``full`` with the first blocks of every stage, in which what is shared is not copied:
-    it is the same module."""
-    shared = [*full.stem, *(block for stage in full.stages for block in stage), full.head]
+def _subnet(above: ResidualNetwork, blocks: tuple[int, ...], batch_norm: str) -> ResidualNetwork:
+    """A copy of the net ``above`` with the first blocks of every stage, in which what is shared is not
+    copied: it is the same module."""
+    alike = len(blocks)
     if batch_norm == "private":
-        shared = [module for module in full.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    subnet = copy.deepcopy(full, {id(module): module for module in shared})
+        alike = 1 + [own < n for own, n in zip(blocks, _blocks(above), strict=True)].index(True)
+    shared = [module for module in above.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    shared += [*above.stem, *(block for stage in above.stages[:alike] for block in stage)]
+    subnet = copy.deepcopy(above, {id(module): module for module in shared})
     subnet.stages = nn.ModuleList(stage[:count] for stage, count in zip(subnet.stages, blocks, strict=True))
     return subnet
 

@@ -1,9 +1,8 @@
 """Several networks on the same images: modules that they begin with in common run once.
 
-Two networks compute the same as long as the same modules follow one another on the same input. Sub-nets
-that share batch norm have their stem and the beginning of the first stage in common, and more where
-whole stages agree; with batch norms of their own, just the convolution of the stem. Exact, not an
-approximation: what is not computed again would have given the same bits.
+Two networks compute the same as long as the same modules follow one another on the same input: sub-nets
+have the stem and the beginning of the first stage in common, and more where whole stages agree. Exact,
+not an approximation: what is not computed again would have given the same bits.
 """
 
 from collections import Counter

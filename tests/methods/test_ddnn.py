@@ -13,6 +13,7 @@ from kdnb.methods.ddnn import depths_in, embedded_attention_loss
 from kdnb.networks import DepthNet, build
 from kdnb.networks.depth import BATCH_NORM
 from kdnb.spec import Spec, with_options
+from kdnb.step_cost import step_operations
 from kdnb.testing import contract
 from kdnb.train import train
 
@@ -195,6 +196,18 @@ def test_a_step_is_the_naive_ones(batch, batch_norm, monkeypatch):
         found.append([*terms.values(), *gradients, *method.buffers()])
     for together, apart in zip(*found, strict=True):
         torch.testing.assert_close(together, apart, rtol=0, atol=1e-12 * max(1, apart.abs().max().item()))
+
+
+@pytest.mark.parametrize("batch_norm", BATCH_NORM)
+def test_a_step_takes_less_arithmetic_than_the_steps_of_its_nets(batch, batch_norm):
+    """By all that both sub-nets would repeat: stem and first stage, forward and backward."""
+    images, labels = batch
+    method, positions = make(batch_norm=batch_norm), 16 * 16
+    alone = [LabelsOnly(method.net.export(depth)) for depth in method.net.depths]
+    stems, blocks = 2 * 3 * 9 * 16 * positions, (2 + 1) * 2 * 16 * 9 * 16 * positions
+    repeated = 2 * len(images) * (2 * stems + 3 * blocks)  # the images need no gradient
+    apart = sum(step_operations(net, images, labels) for net in alone)
+    assert step_operations(method, images, labels) == apart - repeated
 
 
 def test_shared_batch_norm_counts_every_net(batch):

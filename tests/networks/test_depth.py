@@ -64,21 +64,38 @@ def test_weights_are_shared_and_batch_norm_is_private_or_not(batch_norm):
     assert sub.stages[2][1].conv2 is full.stages[2][1].conv2
     assert sub.head is full.head
     assert (sub.stages[2][1].bn2 is full.stages[2][1].bn2) == (batch_norm == "shared")
-    private = [
-        2 * m.num_features for s in net.subnets.values() for m in s.modules() if hasattr(m, "momentum")
-    ]
-    expected = cost(full).parameters + (sum(private) if batch_norm == "private" else 0)
-    assert sum(parameter.numel() for parameter in net.parameters()) == expected
-    assert sum(private) == 2 * sum((16 * (1 + 4), 5 * 32, 5 * 64)) + 2 * sum((16 * (1 + 2), 3 * 32, 3 * 64))
+    private = 2 * (5 * 32 + 5 * 64) + 2 * (3 * 32 + 3 * 64) if batch_norm == "private" else 0
+    assert sum(parameter.numel() for parameter in net.parameters()) == cost(full).parameters + private
+
+
+@pytest.mark.parametrize(
+    ("depths", "common"),
+    [  # stages whose batch norms the two deepest, and the two shallowest, have in common
+        (((2, 2, 2), (1, 1, 1)), (1, 1)),
+        (((3, 2, 1), (3, 1, 1)), (2, 2)),
+        (((3, 3, 2), (1, 1, 1)), (3, 1)),
+        (((2, 3, 3), (2, 2, 3)), (1, 2)),
+    ],
+)
+def test_private_batch_norms_begin_behind_the_first_early_stop(depths, common):
+    """Where two depths see the same maps they have one batch norm; behind it, each its own."""
+    net = make(depths=depths)
+    nets = [net.at_depth(depth) for depth in net.depths]
+    for deep, shallow, stages in zip(nets[:-1], nets[1:], common, strict=True):
+        assert shallow.stem[1] is deep.stem[1]
+        for stage in range(3):
+            assert (shallow.stages[stage][0].bn2 is deep.stages[stage][0].bn2) == (stage < stages)
+    x, stage = images(), common[0] - 1
+    inputs = [n.features(x).maps[stage - 1] if stage else n.features(x).stem for n in nets[:2]]
+    assert torch.equal(*inputs)
 
 
 def test_private_batch_norms_begin_as_the_full_nets():
     full = build("resnet20", classes=5)
     full.train()(images())
-    net = DepthNet(full, (8,))
-    theirs = net.at_depth(8).stem[1]
-    assert theirs is not full.stem[1]
-    assert torch.equal(theirs.running_mean, full.stem[1].running_mean)
+    theirs, own = (net.stages[1][0].bn1 for net in (DepthNet(full, (8,)).at_depth(8), full))
+    assert theirs is not own
+    assert torch.equal(theirs.running_mean, own.running_mean)
 
 
 def test_an_export_has_weights_of_its_own():
@@ -181,11 +198,13 @@ def test_what_depths_have_in_common_runs_once():
     shared, private = (calls(make(batch_norm=kind)) for kind in ("shared", "private"))
     assert shared["full.stem.0"] == private["full.stem.0"] == 1
     assert [shared[f"full.stages.0.{block}.conv1"] for block in range(3)] == [1, 1, 1]
-    assert [private[f"full.stages.0.{block}.conv1"] for block in range(3)] == [3, 2, 1]
-    assert [shared[f"full.stages.1.{block}.conv1"] for block in range(3)] == [3, 2, 1]
-    alike = calls(make(depths=((3, 2, 1), (3, 1, 1)), batch_norm="shared"))
-    assert [alike[f"full.stages.1.{block}.conv1"] for block in range(3)] == [1, 1, 1]
-    assert [alike[f"full.stages.2.{block}.conv1"] for block in range(3)] == [3, 1, 1]
+    assert [private[f"full.stages.0.{block}.conv1"] for block in range(3)] == [1, 1, 1]
+    for counts in (shared, private):
+        assert [counts[f"full.stages.1.{block}.conv1"] for block in range(3)] == [3, 2, 1]
+    for kind in BATCH_NORM:
+        alike = calls(make(depths=((3, 2, 1), (3, 1, 1)), batch_norm=kind))
+        assert [alike[f"full.stages.1.{block}.conv1"] for block in range(3)] == [1, 1, 1]
+        assert [alike[f"full.stages.2.{block}.conv1"] for block in range(3)] == [3, 1, 1]
 
 
 def test_shared_batch_norm_counts_every_net_that_uses_it():
