@@ -14,7 +14,7 @@ from kdnb import __version__
 from kdnb.datasets import Dataset
 from kdnb.errors import InputError
 from kdnb.files import write_whole
-from kdnb.networks import DYNAMIC, NETWORKS, Network, build
+from kdnb.networks import DYNAMIC, NETWORKS, DepthNet, Network, build
 
 FORMAT = "1"
 
@@ -52,7 +52,8 @@ def save_network(net: nn.Module, name: str, data: Dataset, path: Path) -> str:
 
 
 def load_network(path: str | Path, *, expected: str | None = None) -> Saved:
-    """The network in a file of ``save_network``, or in the folder of a finished run.
+    """The network in a file of ``save_network``, or in the folder of a finished run; one of several depths
+    is a DepthNet.
 
     Raises InputError for a missing, truncated or foreign file, one written by another format, and,
     where ``expected`` is given, for another network.
@@ -74,8 +75,10 @@ def load_network(path: str | Path, *, expected: str | None = None) -> Saved:
     try:
         classes, mean, spread = (tuple(json.loads(about[key])) for key in ("classes", "mean", "spread"))
         size = json.loads(about.get("size", "null"))
-        net = build(name, classes=len(classes))
-        net.load_state_dict(tensors_from(path.read_bytes()))
+        net, tensors = build(name, classes=len(classes)), tensors_from(path.read_bytes())
+        if "blocks" in tensors:
+            net = DepthNet(net, tensors["blocks"][1:].tolist(), batch_norm=_batch_norm(tensors))
+        net.load_state_dict(tensors)
     except (RuntimeError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"{path} does not fit a {name}. Train or copy it again. Details: {error}") from error
     return Saved(net, name, classes, mean, spread, size)
@@ -120,6 +123,11 @@ def load_state(folder: Path) -> dict[str, Any] | None:
         raise InputError(
             f"The state in {folder} is damaged ({error}). Start the run again with --force."
         ) from error
+
+
+def _batch_norm(tensors: dict[str, Tensor]) -> str:
+    """Of a DepthNet: sub-nets have tensors of their own where batch norm is private."""
+    return "private" if any(name.startswith("subnets.") for name in tensors) else "shared"
 
 
 def _header(path: Path) -> dict[str, str]:

@@ -52,6 +52,10 @@ class Method(nn.Module):
         """The plain network to keep; everything else was scaffolding."""
         raise NotImplementedError
 
+    def kept_beside(self) -> dict[str, nn.Module]:
+        """What a run keeps beside the export, each in a file of that name: nothing, for most."""
+        return {}
+
     def forward(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
         return self.losses(images, labels, epoch)
 

@@ -183,6 +183,8 @@ def _finish(
     student = ""
     if leads():
         student = save_network(method.export(), spec.student, data, folder / "student.safetensors")
+        for name, net in method.kept_beside().items():
+            save_network(net, spec.student, data, folder / f"{name}.safetensors")
         write_whole(folder / "history.csv", history.to_csv(index=False))
     record = Record(
         spec=asdict(spec),

@@ -15,7 +15,8 @@ from kdnb.checkpoints import load_network, load_state, save_network, save_state
 from kdnb.datasets import Dataset, Part
 from kdnb.errors import InputError
 from kdnb.method import frozen
-from kdnb.networks import build
+from kdnb.networks import DepthNet, build
+from kdnb.networks.depth import BATCH_NORM
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,18 @@ class TestNetwork:
 
     def test_any_reader_finds_the_state_dict(self, net, file):
         assert_same(load_file(file), net.state_dict())
+
+    @pytest.mark.parametrize("batch_norm", BATCH_NORM)
+    def test_a_network_of_several_depths_comes_back_as_one(self, data, tmp_path, batch_norm):
+        net = DepthNet(build("resnet20", classes=3, seed=1), (14, 8), batch_norm=batch_norm)
+        images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        net.train().features_at_all(images)
+        save_network(net.eval(), "resnet20", data, tmp_path / "depths.safetensors")
+        found = load_network(tmp_path / "depths.safetensors", expected="resnet20").net.eval()
+        assert found.depths == (20, 14, 8)
+        for depth in net.depths:
+            assert torch.equal(found.at_depth(depth)(images), net.at_depth(depth)(images))
+        assert len(list(found.parameters())) == len(list(net.parameters()))
 
     def test_the_checksum_is_that_of_the_file(self, net, data, tmp_path):
         path = tmp_path / "a.safetensors"

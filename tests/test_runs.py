@@ -11,6 +11,7 @@ from signal import SIGKILL
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from kdnb import __version__, records, runs
@@ -109,6 +110,18 @@ def test_the_kept_network_is_the_trained_one_with_its_classes_and_checksum(spec,
     weights = {name.removeprefix("student."): value for name, value in state.items()}
     assert all(value.equal(weights[name]) for name, value in saved.net.state_dict().items())
     assert records.read(whole).student == runs._checksum(whole / "student.safetensors")
+
+
+def test_a_run_of_several_depths_keeps_them_all(spec, tmp_path):
+    nested = replace(spec, method="ddnn", student="resnet20", epochs=1, options={"depths": "14,8"})
+    record = run(nested, out=tmp_path)
+    net = load_network(tmp_path / nested.name / "depths.safetensors").net.eval()
+    test = runs.datasets.load(nested.data, size=8).batches("test")
+    for depth, learner in ((20, "full"), (14, "depth14"), (8, "depth8")):
+        accuracy = runs.evaluate(net.export(depth), test)["network"]
+        assert accuracy == record.metrics[learner]["last"]
+    plain = load_network(tmp_path / nested.name).net.state_dict()
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in net.full.state_dict().items())
 
 
 def test_nothing_kept_tells_where_it_was_made(pictures, monkeypatch, tmp_path, spec):

@@ -106,6 +106,10 @@ class DDNN(Method):
         """The full net; ``net.export(14)`` gives a sub-net."""
         return self.net.full
 
+    def kept_beside(self) -> dict[str, DepthNet]:
+        """All depths: ``load_network("runs/ddnn-.../depths.safetensors").net`` is the DepthNet again."""
+        return {"depths": self.net}
+
     def _names(self) -> list[str]:
         return [f"depth{depth}" for depth in self.net.depths[1:]]
 
