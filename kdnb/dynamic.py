@@ -41,8 +41,8 @@ class DynamicAdditiveConv(nn.Conv2d):
     def __init__(
         self, like: nn.Conv2d, *, experts: int = 4, temperature: float = 1.0, computation: str = "auto"
     ) -> None:
-        if experts < 1:
-            raise InputError(f"experts must be at least 1 kernel, found {experts}; 4 is usual.")
+        if not isinstance(experts, int) or experts < 1:
+            raise InputError(f"experts must be a whole number from 1 on, found {experts}; 4 is usual.")
         place = {"device": like.weight.device, "dtype": like.weight.dtype}
         shape = (like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding)
         super().__init__(
@@ -159,8 +159,9 @@ def dynamic_copy(
 def convolutions(net: nn.Module) -> dict[str, nn.Conv2d]:
     """Every nn.Conv2d of ``net`` by its path, in module order; transposed ones are none.
 
-    Raises InputError for a network without any, for one that is not built yet or is quantised, and for
-    a convolution that is more than its weights: another forward, or a weight made by a parametrization.
+    Raises InputError for a network without any, or that is one itself, for one that is not built yet or is
+    quantised, for a convolution that is more than its weights (another forward, or a weight made by a
+    parametrization), and for two with one weight.
     """
     for path, module in net.named_modules():
         _require_ready(path, module)
@@ -169,6 +170,15 @@ def convolutions(net: nn.Module) -> dict[str, nn.Conv2d]:
         raise InputError(
             f"A {type(net).__name__} has no nn.Conv2d; ECD links convolutions. Use a convolutional student."
         )
+    if "" in found:
+        raise InputError("The network is itself an nn.Conv2d. Put it into an nn.Sequential.")
+    owners: dict[nn.Parameter, str] = {}
+    for path, module in found.items():
+        if (owner := owners.setdefault(module.weight, path)) != path:
+            raise InputError(
+                f"The convolutions {owner!r} and {path!r} share one weight; in the teacher they would part. "
+                "Give each a weight of its own."
+            )
     return found
 
 

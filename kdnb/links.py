@@ -27,25 +27,30 @@ def watched(net: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Use]]:
     """Records what the convolutions at ``paths`` read and give while the block runs, in the order they
     run. What ``net`` computes is not changed.
 
-    Raises InputError for one that runs a second time.
+    Raises InputError for one that runs a second time, and, at the end of the block, for one that did not.
     """
     seen: dict[str, Use] = {}
 
     def watch(path: str):
-        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        def hook(module: nn.Module, inputs: tuple, keywords: dict, output: Tensor) -> None:
             if path in seen:
                 raise InputError(
                     f"The convolution {path!r} runs twice in one forward pass; ECD links each convolution "
                     "once. Give every use a convolution of its own."
                 )
             origin = get_gradient_edge(output) if output.requires_grad else None
-            seen[path] = Use(inputs[0], output.clone(), origin)
+            seen[path] = Use(inputs[0] if inputs else keywords["input"], output.clone(), origin)
 
         return hook
 
-    handles = [net.get_submodule(path).register_forward_hook(watch(path)) for path in paths]
+    handles = [net.get_submodule(path).register_forward_hook(watch(path), with_kwargs=True) for path in paths]
     try:
         yield seen
+        if missing := [path for path in paths if path not in seen]:
+            raise InputError(
+                f"The convolution {missing[0]!r} did not run in the forward pass, or not by a call of the "
+                "module itself, so it has no output to link. Call it, or leave it out of the network."
+            )
     finally:
         for handle in handles:
             handle.remove()
@@ -60,7 +65,7 @@ def supplied(
 
     def supply(path: str):
         def hook(module: nn.Module, inputs: tuple, keywords: dict) -> tuple[tuple, dict]:
-            return inputs, {"link": links.get(path), "temperature": temperature}
+            return inputs or (keywords["input"],), {"link": links.get(path), "temperature": temperature}
 
         return hook
 

@@ -57,9 +57,11 @@ class ECD(Method):
     label_weight, teacher_weight: of the two cross entropies. soft_weight, temperature: of an added KD
     term from the teacher's logits, which get no gradient from it. computation: as in DynamicAdditiveConv.
 
+    For the length of a pass the networks carry hooks: one thread at a time may run it.
+
     Raises InputError for a student that has no convolutions or cannot be copied in structure
     (``dynamic.convolutions`` says which), for settings out of range, and in the first pass for a
-    convolution that runs twice.
+    convolution that runs twice or not at all, and for a student that gives more than logits.
     """
 
     def __init__(
@@ -165,6 +167,11 @@ class ECD(Method):
         """Logits (B, K) of the student and of the teacher, and what the student's convolutions gave."""
         with watched(self.student, self.paths) as seen:
             student = self.student(images)
+        if not isinstance(student, Tensor):
+            raise InputError(
+                f"The student gives a {type(student).__name__}; ECD needs its logits alone, a tensor (B, K). "
+                "Wrap it in a module that returns them."
+            )
         links = {path: self._link(path, seen[path].output) for path in self._linked(seen)}
         with supplied(self.teacher, self.paths, links, temperature):
             teacher = self.teacher(images)

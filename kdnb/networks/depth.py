@@ -7,6 +7,7 @@ full text was not at hand: which blocks a sub-net has, and how batch norm is tre
 
 import copy
 from collections.abc import Iterator, Sequence
+from operator import index
 from typing import NamedTuple
 
 import torch
@@ -124,26 +125,38 @@ class DepthNet(Network):
         """
         if macs is None and milliseconds is None:
             raise InputError("fit_budget needs a budget: macs=..., milliseconds=..., or both.")
-        for depth in self.depths:
-            net = self.at_depth(depth)
-            if macs is not None and not cost(net, size=size).macs <= macs:  # nan fits nothing
-                continue
-            if milliseconds is None or forward_times([net], size=size, batch=batch)[0] <= milliseconds:
+        within = [  # nan fits nothing
+            depth
+            for depth in self.depths
+            if macs is None or cost(self.at_depth(depth), size=size).macs <= macs
+        ]
+        if within and milliseconds is None:
+            return within[0]
+        for depth in within or self.depths[-1:]:
+            time = forward_times([self.at_depth(depth)], size=size, batch=batch)[0]
+            if within and time <= milliseconds:
                 return depth
-        cheapest = self.costs(size=size, batch=batch)[self.depths[-1]]
+        needed = cost(self.at_depth(depth), size=size).macs
         raise InputError(
-            f"No depth fits macs={macs}, milliseconds={milliseconds}. The cheapest, {self.depths[-1]}, takes "
-            f"{cheapest.macs} MACs and {cheapest.milliseconds:.3g} milliseconds here: allow for that."
+            f"No depth fits macs={macs}, milliseconds={milliseconds}. The cheapest, {depth}, takes {needed} "
+            f"MACs and {time:.3g} milliseconds here: allow for that."
         )
 
 
 def _nested(full: ResidualNetwork, depths: Sequence[int | Sequence[int]]) -> list[tuple[int, ...]]:
     """Blocks of every stage: of the full net, then of each sub-net."""
+    try:
+        depths = [tuple(map(index, d)) if isinstance(d, Sequence) else index(d) for d in depths]
+    except TypeError:
+        raise InputError(
+            "depths are whole numbers of layers, such as (14, 8), or blocks of every stage, such as "
+            f"((3, 3, 2),); found {depths!r}."
+        ) from None
     if not depths:
         raise InputError("A network of several depths needs sub-nets: name at least one depth, such as 8.")
     blocks = [_blocks(full)]
     for depth in depths:
-        found, above = tuple(depth) if isinstance(depth, Sequence) else full.blocks_at(depth), blocks[-1]
+        found, above = depth if isinstance(depth, tuple) else full.blocks_at(depth), blocks[-1]
         inside = len(found) == len(above) and all(
             1 <= n <= most for n, most in zip(found, above, strict=True)
         )

@@ -63,7 +63,10 @@ def _counted(module: nn.Module, times: int) -> Iterator[None]:
     momenta = [norm.momentum for norm in norms]
     try:
         for norm in norms:
-            norm.momentum = 1 - (1 - norm.momentum) ** times
+            if norm.momentum is None:  # its statistics are the mean over all batches
+                norm.momentum = times / (int(norm.num_batches_tracked) + times)
+            else:
+                norm.momentum = 1 - (1 - norm.momentum) ** times
         yield
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -1,3 +1,4 @@
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -109,7 +110,7 @@ def test_weights_weigh_and_0_leaves_a_term_out(batch):
 def test_a_sub_net_of_full_depth_has_nothing_to_learn_from_the_full_net(batch, batch_norm):
     """methods.md 6.4, 3."""
     method = trained(batch, batch_norm=batch_norm)
-    method.net.subnets["14"] = method.net.full
+    method.net.subnets["14"] = copy.deepcopy(method.net.full)
     terms = method.train()(*batch, 0.0)
     for kind in ("soft", "attention"):
         assert terms[f"depth14/{kind}"].item() == pytest.approx(0, abs=1e-6)

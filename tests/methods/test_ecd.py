@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
@@ -111,9 +112,12 @@ def test_5_what_the_teacher_costs():
 
 
 def test_6_removal_leaves_the_student_as_it_was_bit_for_bit(batch):
-    method = make().eval()
+    method = make()
+    for _ in train(method, [batch] * 3, epochs=1, lr=0.01, precision="fp32"):
+        pass
+    method.eval()
     before, after = method.logits_before_and_after_removal(batch[0])
-    plain = build("resnet8", classes=10, seed=3).eval()
+    plain = build("resnet8", classes=10, seed=3).eval().to(memory_format=torch.channels_last)  # as trained
     plain.load_state_dict(method.export().state_dict())  # strict: no key of the teacher, none missing
     assert torch.equal(before, after)
     assert torch.equal(before, plain(batch[0]))
@@ -335,7 +339,7 @@ STUDENTS = {
 def test_any_student_learns_from_its_teacher_and_leaves_without_it(name):
     images, labels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(2)
     student = STUDENTS[name]()
-    method = make(student=student, experts=1).train()
+    method = make(student=student, experts=2).train()
     names = list(student.state_dict())
     terms = method(images, labels, 0.0)
     found = gradients(terms["teacher/label"], method.student)
@@ -381,7 +385,8 @@ def test_the_ambient_seed_decides_and_looking_leaves_no_trace(batch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"experts": 0}, "experts must be at least 1"),
+        ({"experts": 0}, "experts must be a whole number from 1 on, found 0"),
+        ({"experts": 2.5}, r"experts must be a whole number from 1 on, found 2\.5"),
         ({"attention_temperature": 0.0}, "attention's temperature must be"),
         ({"temperature": 0.0}, "temperature must be a finite number above 0"),
         ({"links": "lst"}, "Did you mean 'last'"),
@@ -401,10 +406,50 @@ def test_bad_settings_are_refused(options, message):
         make(**options)
 
 
-def test_unfit_students_are_refused_by_name():
+class Calling(nn.Module):
+    """Two convolutions, called as ``call`` says."""
+
+    def __init__(self, call) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 10)
+        self.call = call
+
+    def forward(self, x):
+        return self.call(self, x)
+
+
+def pooled(net: Calling, maps):
+    return net.head(maps.mean((2, 3)))
+
+
+def test_a_convolution_may_be_called_by_keyword(batch):
+    by_position = Calling(lambda net, x: pooled(net, net.second(net.first(x))))
+    by_keyword = Calling(lambda net, x: pooled(net, net.second(input=net.first(input=x))))
+    by_keyword.load_state_dict(by_position.state_dict())
+    terms = [make(student=student)(*batch, 0.0) for student in (by_position, by_keyword)]
+    assert terms[0] == terms[1]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda net, x: pooled(net, net.second(net.second(net.first(x)))), "'second' runs twice"),
+        (lambda net, x: pooled(net, net.first(x)), "'second' did not run"),
+        (lambda net, x: pooled(net, F.conv2d(net.first(x), net.second.weight)), "'second' did not run"),
+        (lambda net, x: {"out": pooled(net, net.second(net.first(x)))}, "gives a dict; ECD needs its logits"),
+    ],
+)
+def test_students_that_cannot_be_linked_are_refused_by_name(batch, call, message):
+    with pytest.raises(InputError, match=message):
+        make(student=Calling(call)).outputs(batch[0])
+
+
+def test_students_that_cannot_be_copied_are_refused_by_name():
     with pytest.raises(InputError, match=r"A Sequential has no nn\.Conv2d"):
         ECD(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)))
-    shared = nn.Conv2d(3, 3, 1)
-    method = ECD(nn.Sequential(shared, shared, nn.Flatten()))
-    with pytest.raises(InputError, match="'0' runs twice"):
-        method.outputs(torch.randn(2, 3, 2, 2))
+    with pytest.raises(InputError, match=r"is itself an nn\.Conv2d"):
+        ECD(nn.Conv2d(3, 10, 8))
+    tied = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(InputError, match="'0' and '1' share one weight"):
+        ECD(tied)

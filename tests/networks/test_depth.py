@@ -164,6 +164,8 @@ def step(net: DepthNet, x: Tensor, features) -> tuple[list[Tensor], list[Tensor]
 def test_one_pass_is_equal_to_one_after_another(name, depths, batch_norm):
     x = images(32 if name == "resnet20" else 64, dtype=torch.float64)
     one, other = (make(name, depths, batch_norm=batch_norm).double() for _ in range(2))
+    for net in (one, other):  # its statistics are a mean over all batches
+        net.full.stages[0][0].bn1.momentum = None
     together = step(one, x, DepthNet.features_at_all)
     apart = step(other, x, naive)
     assert all(torch.equal(a, b) for a, b in zip(together[0], apart[0], strict=True))
@@ -262,6 +264,13 @@ def test_a_budget_that_nothing_fits_names_the_cheapest(budget):
         make().fit_budget()
 
 
+def test_the_time_that_did_not_fit_is_the_time_that_is_named(monkeypatch):
+    clock = iter((9.0, 6.0, 3.0))
+    monkeypatch.setattr(depth_module, "forward_times", lambda nets, **_: [next(clock)])
+    with pytest.raises(InputError, match="cheapest, 8, takes 12501312 MACs and 3 milliseconds"):
+        make().fit_budget(milliseconds=1.0)
+
+
 # Files
 
 
@@ -317,6 +326,10 @@ def test_private_weights_do_not_fit_shared_batch_norm():
         ((14, 14), "each once"),
         (((2, 1, 1), (1, 1, 2)), r"\(1, 1, 2\) blocks .* inside \(2, 1, 1\)"),
         ((15,), "6n \\+ 2.*found 15"),
+        (14, "whole numbers of layers, .*; found 14"),
+        ("14,8", "whole numbers of layers, .*; found '14,8'"),
+        ((14.0,), "whole numbers"),
+        (((2.0, 2.0, 1.0),), "whole numbers"),
     ],
 )
 def test_unfit_depths_are_refused(depths, message):
