@@ -7,6 +7,7 @@ Device, precision and several processes are Lightning Fabric's work, in this fil
 ``torchrun``, every process trains on its share of each batch and gradients are averaged.
 """
 
+import atexit
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -204,8 +205,17 @@ def _fabric(device: str, precision: str) -> tuple[Fabric, bool]:
     fabric = Fabric(
         accelerator=place.type, strategy="ddp", devices=here, num_nodes=machines, plugins=[plugin]
     )
+    first = not torch.distributed.is_initialized()
     fabric.launch()
+    if first:
+        atexit.register(_leave_group)
     return fabric, bf16
+
+
+def _leave_group() -> None:
+    """A process that ends while gloo's threads are at work is aborted now and then."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _place(device: str) -> torch.device:
