@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import DoublePrecision, MixedPrecision, Precision
 from torch import Tensor, nn
@@ -201,21 +202,11 @@ def _fabric(device: str, precision: str) -> tuple[Fabric, bool]:
     if processes == 1:
         return Fabric(accelerator=place.type, devices=1, plugins=[plugin]), bf16
     here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-    machines = processes // here
-    fabric = Fabric(
-        accelerator=place.type, strategy="ddp", devices=here, num_nodes=machines, plugins=[plugin]
-    )
-    first = not torch.distributed.is_initialized()
+    where = {"accelerator": place.type, "devices": here, "num_nodes": processes // here}
+    fabric = Fabric(strategy="ddp", plugins=[plugin], **where)
     fabric.launch()
-    if first:
-        atexit.register(_leave_group)
+    atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())  # else gloo may abort
     return fabric, bf16
-
-
-def _leave_group() -> None:
-    """A process that ends while gloo's threads are at work is aborted now and then."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def _place(device: str) -> torch.device:
