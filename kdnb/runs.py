@@ -101,8 +101,8 @@ def run(
             accuracies = evaluate(method, batches, precision=spec.precision)
             row |= {f"{part}/{name}": accuracy for name, accuracy in accuracies.items()}
         history, seconds = [*state["history"], row], perf_counter() - start
-        state = {"train": epoch.state(), "history": history, "seconds": seconds, **origin}
-        state |= {"options": spec.all_options}
+        kept = {"train": epoch.state(), "history": history, "seconds": seconds}
+        state = kept | origin | {"options": spec.all_options}
         if leads():
             save_state(state, folder)
             report(row)

@@ -310,11 +310,9 @@ def test_a_run_under_another_days_default_is_neither_returned_nor_resumed(
     spec, whole, tmp_path, monkeypatch, begin
 ):
     """Its folder has the same name, for a name tells what differs from the defaults."""
-    distilled, today = (
-        replace(spec, method="kd", teacher=str(whole), epochs=2),
-        spec_module.method_options(KD),
-    )
+    distilled = replace(spec, method="kd", teacher=str(whole), epochs=2)
     begin(distilled, tmp_path)
+    today = spec_module.method_options(KD)
     changed = today | {"temperature": 7.0, "an_option_added_since": 1}
     with monkeypatch.context() as patch:
         patch.setattr(spec_module, "method_options", lambda method: changed)

@@ -37,11 +37,10 @@ class DDNN(Method):
 
     student: the full net, one of kdnb's ResNets, with the initial weights that any other method gives
     it. depths: of the sub-nets, from deep to shallow: "14,8" in layers, "3-3-2,2-2-2" in blocks a
-    stage, or as DepthNet takes them. batch_norm: "private" to each depth behind its first early
-    stop, or "shared".
-    temperature: 1 is the literal "class posterior"; the CIFAR benchmarks' 4, weighed by its square,
-    held the full net back in short training. attention_weight: at 100 the term pulls about as hard as
-    the labels before training, on shapes, and holds them back; attention transfer's habit is 1000. All
+    stage, or as DepthNet takes them. batch_norm: "private" to each depth behind its first early stop, or
+    "shared". temperature: 1 is the literal "class posterior"; the CIFAR benchmarks' 4, weighed by its
+    square, held the full net back in short training. attention_weight: at 100 the term pulls about as hard
+    as the labels before training, on shapes, and holds them back; attention transfer's habit is 1000. All
     defaults are ours; data/README.md tells what they were chosen from.
 
     Controls: soft_weight=0 or attention_weight=0 leave a term out. With all three weights 0 and shared

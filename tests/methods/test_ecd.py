@@ -444,11 +444,15 @@ def test_students_that_cannot_be_linked_are_refused_by_name(batch, call, message
         make(student=Calling(call)).outputs(batch[0])
 
 
-def test_students_that_cannot_be_copied_are_refused_by_name():
+def test_unfit_students_are_refused_by_name():
     with pytest.raises(InputError, match=r"A Sequential has no nn\.Conv2d"):
         ECD(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)))
     with pytest.raises(InputError, match=r"is itself an nn\.Conv2d"):
         ECD(nn.Conv2d(3, 10, 8))
+    shared = nn.Conv2d(3, 3, 1)
+    method = ECD(nn.Sequential(shared, shared, nn.Flatten()))  # one module with two names: copied as one
+    with pytest.raises(InputError, match="'0' runs twice"):
+        method.outputs(torch.randn(2, 3, 2, 2))
     tied = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
     tied[1].weight = tied[0].weight
     with pytest.raises(InputError, match="'0' and '1' share one weight"):
