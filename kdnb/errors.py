@@ -9,10 +9,10 @@ class InputError(ValueError):
     and how to mend it. The command line prints it without a traceback and exits with 2."""
 
 
-def known(kind: str, name: str, names: Iterable[str]) -> str:
+def require_choice(kind: str, name: str, names: Iterable[str]) -> str:
     """``name`` if it is one of ``names``; otherwise raises with the nearest known name.
 
-    >>> known("network", "resnet20", ["resnet8", "resnet20"])
+    >>> require_choice("network", "resnet20", ["resnet8", "resnet20"])
     'resnet20'
     """
     names = list(names)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from kdnb.errors import InputError, known
+from kdnb.errors import InputError, require_choice
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def tap(model: nn.Module, *paths: str) -> Iterator[dict[str, Tensor]]:
     """
     modules = dict(model.named_modules())
     for path in paths:
-        known("module path", path, [name for name in modules if name])
+        require_choice("module path", path, [name for name in modules if name])
     seen: dict[str, Tensor] = {}
 
     def keep(path: str):

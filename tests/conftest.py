@@ -2,10 +2,16 @@
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from fake_course import PARAMETERS, make_notebook
+from small_runs import make_pictures
 from torch import Tensor
+
+from kdnb.runs.running import run
+from kdnb.runs.spec import Spec
 
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that: the tests that
 # interrupt a child would wait for ever.
@@ -29,3 +35,32 @@ def no_windows() -> Iterator[None]:
     yield
     plt.close("all")
     plt.switch_backend(backend)
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    """A course of two notebooks in place of the real one."""
+    monkeypatch.setattr("kdnb.paths.PROJECT", tmp_path)
+    make_notebook(tmp_path / "notebooks/00_start_here.ipynb", "print(preset, seed)")
+    typed = PARAMETERS + "\nlr: float = 0.1\nshow: bool = False\nguess = 3"
+    make_notebook(tmp_path / "notebooks/04_semckd.ipynb", "print(lr)", parameters=typed)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    return make_pictures(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.fixture(scope="session")
+def spec(pictures) -> Spec:
+    options = {"size": 8, "pad": 1, "epochs": 3, "batch_size": 8, "seed": 1}
+    return Spec("labels-only", data=str(pictures), **options)
+
+
+@pytest.fixture(scope="session")
+def whole(spec, tmp_path_factory) -> Path:
+    """The folder of a run that nothing interrupted. Tests read it and leave it alone."""
+    out = tmp_path_factory.mktemp("whole")
+    run(spec, out=out)
+    return out / spec.name

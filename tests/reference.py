@@ -1,5 +1,6 @@
 """The reference values: what official implementations gave in float64 on random inputs."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -25,3 +26,9 @@ class Reference:
 
     def agrees(self, found: Tensor, key: str) -> None:
         torch.testing.assert_close(found.detach(), self[key], rtol=1e-9, atol=1e-14)
+
+
+def wave(shape: tuple[int, ...], a: float, b: float, scale: float = 1.0) -> Tensor:
+    """scale sin(a n + b) in float64, n the place in memory: S(shape; a, b, scale) of the fact sheet."""
+    index = torch.arange(math.prod(shape), dtype=torch.float64)
+    return scale * torch.sin(a * index + b).reshape(shape)

@@ -157,7 +157,7 @@ def test_links_between_notebooks_lead_somewhere(notebook):
 
 @pytest.mark.slow
 def test_the_smoke_preset_runs_from_another_folder(tmp_path):
-    command = [sys.executable, "-m", "kdnb.cli", "run", "--preset", "smoke", "--out", "executed"]
+    command = [sys.executable, "-m", "kdnb.commands.cli", "run", "--preset", "smoke", "--out", "executed"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     summary = json.loads((tmp_path / "executed" / "summary.json").read_text())["notebooks"]
@@ -179,6 +179,6 @@ def test_the_notebooks_run_on_a_folder_of_pictures(tmp_path):
         place = tmp_path / "pictures" / CLASSES[int(label) // 3]
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.numpy()).resize((50, 40)).save(place / f"{number}.png")
-    command = [sys.executable, "-m", "kdnb.cli", "run", "--preset", "smoke", "-p", "data=pictures"]
+    command = [sys.executable, "-m", "kdnb.commands.cli", "run", "--preset", "smoke", "-p", "data=pictures"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

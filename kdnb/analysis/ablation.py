@@ -7,7 +7,7 @@ import pandas as pd
 
 
 def variant_names(records: pd.DataFrame, defaults: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """A name for each row of ``kdnb.records.table``: its method, and the options that differ from the
+    """A name for each row of ``kdnb.runs.records.table``: its method, and the options that differ from the
     method's own ``defaults``."""
     names = []
     for _, run in records.iterrows():
@@ -18,7 +18,7 @@ def variant_names(records: pd.DataFrame, defaults: Mapping[str, Mapping[str, obj
 
 
 def network_depths(records: pd.DataFrame) -> list[int | None]:
-    """The layers of the network behind each row of ``kdnb.records.table``: a sub-net's own, else those in
+    """The layers of the network behind each row of ``kdnb.runs.table``: a sub-net's own, else those in
     its student's name; None for an exit of BYOT, which is another kind of network.
 
     >>> network_depths(pd.DataFrame({"student": ["resnet20"] * 3, "learner": ["full", "depth8", "exit1"]}))

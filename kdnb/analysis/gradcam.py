@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from kdnb.errors import InputError, known
+from kdnb.errors import InputError, require_choice
 
 CHUNK = 250  # images a pass
 
@@ -124,7 +124,7 @@ def _as_found(net: nn.Module, device: torch.device) -> Iterator[None]:
 def _module(net: nn.Module, layer: str | nn.Module) -> nn.Module:
     modules = dict(net.named_modules())
     if isinstance(layer, str):
-        return modules[known("module path", layer, [path for path in modules if path])]
+        return modules[require_choice("module path", layer, [path for path in modules if path])]
     if layer not in modules.values():
         raise InputError(f"This {type(layer).__name__} is not part of the network; give a layer of it.")
     return layer

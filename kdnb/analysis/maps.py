@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.errors import InputError, known
+from kdnb.errors import InputError, require_choice
 from kdnb.functional import at_least_float32
 
 
@@ -15,7 +15,7 @@ def normalised(maps: Tensor, how: str = "range") -> Tensor:
     Euclidean norm 1; ``"none"`` leaves the values. A map without anything to scale (zero, or
     constant under "range") becomes zeros. Raises InputError for negative mass.
     """
-    known("normalisation", how, ("range", "mass", "unit", "none"))
+    require_choice("normalisation", how, ("range", "mass", "unit", "none"))
     maps = at_least_float32(maps)
     if how == "none":
         return maps

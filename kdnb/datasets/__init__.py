@@ -7,7 +7,7 @@ from kdnb.datasets.cifar import cifar
 from kdnb.datasets.dataset import Dataset, Part, stratified_split
 from kdnb.datasets.folder import image_folder
 from kdnb.datasets.shapes import shapes
-from kdnb.errors import InputError, known
+from kdnb.errors import InputError, require_choice
 from kdnb.paths import PROJECT
 
 __all__ = [
@@ -60,7 +60,7 @@ def load(
     if path.exists():
         return image_folder(path, size=size, seed=seed, validation=validation, cache=root / "cache")
     if path.parent == Path() and not path.suffix:
-        known("data set (and there is no folder of that name)", str(data), DATASETS)
+        require_choice("data set (and there is no folder of that name)", str(data), DATASETS)
     raise InputError(
         f"There is nothing at {path}. Give a folder or archive of pictures, "
         "or one of: shapes, cifar10, cifar100."

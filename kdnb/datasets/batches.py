@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdnb.errors import InputError, known
+from kdnb.errors import InputError, require_choice
 from kdnb.seeds import derived_seed
 
 
@@ -23,14 +23,14 @@ class Augmentation:
     padding: Literal["zero", "reflect"] = "zero"
 
     def __post_init__(self) -> None:
-        known("padding", self.padding, ("zero", "reflect"))
+        require_choice("padding", self.padding, ("zero", "reflect"))
 
 
 @dataclass(frozen=True)
 class Batches:
     """Normalised batches (images (B, 3, H, W) float32, labels (B,)) of one part of a data set.
 
-    images: uint8 (N, H, W, 3). labels: int64 (N,). mean, spread: per channel, of pixels in [0, 1].
+    images: uint8 (N, H, W, 3). labels: int64 (N,). mean, std: per channel, of pixels in [0, 1].
     With ``shuffle`` or ``augmentation``, epoch e is a function of ``seed`` and e alone: the same on
     every machine and after any interruption. Iterating without naming an epoch gives epoch 0.
     """
@@ -39,7 +39,7 @@ class Batches:
     labels: Tensor
     batch_size: int
     mean: tuple[float, ...]
-    spread: tuple[float, ...]
+    std: tuple[float, ...]
     shuffle: bool = False
     augmentation: Augmentation | None = None
     drop_last: bool = False
@@ -73,7 +73,7 @@ class Batches:
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "batches", number))
         count, device = len(self.labels), self.images.device
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
-        scale = 1 / (255 * torch.tensor(self.spread, device=device))
+        scale = 1 / (255 * torch.tensor(self.std, device=device))
         shift = -torch.tensor(self.mean, device=device) * 255 * scale
         for index in order.split(self.batch_size)[: len(self)]:
             index = index.to(device)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kdnb.datasets.batches import Augmentation, Batches
-from kdnb.errors import InputError, known
+from kdnb.errors import InputError, require_choice
 from kdnb.seeds import derived_seed
 
 
@@ -31,7 +31,7 @@ class Part:
 class Dataset:
     """Training, validation and test parts. The test part is for ``evaluate`` alone.
 
-    mean, spread: per channel, of the training part's pixels in [0, 1].
+    mean, std: per channel, of the training part's pixels in [0, 1].
     families: for each class the number of its family of look-alikes, where that is known.
     """
 
@@ -41,7 +41,7 @@ class Dataset:
     validation: Part
     test: Part
     mean: tuple[float, ...]
-    spread: tuple[float, ...]
+    std: tuple[float, ...]
     families: tuple[int, ...] | None = None
 
     @classmethod
@@ -55,10 +55,10 @@ class Dataset:
         test: Part,
         families: tuple[int, ...] | None = None,
     ) -> "Dataset":
-        """A data set whose mean and spread are measured on ``train``."""
-        channels = [_mean_and_spread(train.images[..., channel]) for channel in range(3)]
-        mean, spread = zip(*channels, strict=True)
-        return cls(name, classes, train, validation, test, mean, spread, families)
+        """A data set whose mean and std are measured on ``train``."""
+        channels = [_mean_and_std(train.images[..., channel]) for channel in range(3)]
+        mean, std = zip(*channels, strict=True)
+        return cls(name, classes, train, validation, test, mean, std, families)
 
     @property
     def size(self) -> int:
@@ -76,17 +76,17 @@ class Dataset:
         """Shuffled, augmented batches of the training part."""
         images, labels = self.train.images, self.train.labels
         options = {"shuffle": True, "augmentation": augmentation, "drop_last": drop_last}
-        return Batches(images, labels, batch_size, self.mean, self.spread, seed=seed, **options)
+        return Batches(images, labels, batch_size, self.mean, self.std, seed=seed, **options)
 
     def batches(self, part: str, batch_size: int = 500) -> Batches:
         """Batches of ``"train"``, ``"validation"`` or ``"test"`` in stored order, not augmented."""
-        chosen: Part = getattr(self, known("part", part, ("train", "validation", "test")))
-        return Batches(chosen.images, chosen.labels, batch_size, self.mean, self.spread)
+        chosen: Part = getattr(self, require_choice("part", part, ("train", "validation", "test")))
+        return Batches(chosen.images, chosen.labels, batch_size, self.mean, self.std)
 
     def few(self, count: int, *, seed: int = 0) -> "Dataset":
         """The same data set with only ``count`` training images, the classes in proportion.
 
-        Mean and spread stay, so that a teacher of the whole set sees what it was trained on. Raises
+        Mean and std stay, so that a teacher of the whole set sees what it was trained on. Raises
         InputError for fewer images than classes; a count above what there is keeps everything.
         """
         if count >= len(self.train):
@@ -148,7 +148,7 @@ def _mixed(groups: list[Tensor], generator: torch.Generator) -> Tensor:
     return index[torch.randperm(len(index), generator=generator)]
 
 
-def _mean_and_spread(pixels: Tensor) -> tuple[float, float]:
+def _mean_and_std(pixels: Tensor) -> tuple[float, float]:
     """Exact, from a histogram of the 256 values: no large float copy."""
     counts = torch.bincount(pixels.flatten(), minlength=256).double()
     values = torch.arange(256, dtype=torch.float64) / 255

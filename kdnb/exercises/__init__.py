@@ -2,7 +2,7 @@
 
 import inspect
 
-from kdnb.errors import known
+from kdnb.errors import require_choice
 from kdnb.exercises import dark_knowledge, ddnn, ecd, ffsd, looking_inside, semckd, srrl, start_here
 from kdnb.exercises.lesson import Exercise, Lesson, Mutant
 
@@ -22,7 +22,7 @@ LESSONS = {
 
 def lesson(number: str) -> Lesson:
     """A fresh Lesson for notebook ``number``, such as ``"01"``: nothing is done yet."""
-    module = LESSONS[known("lesson", number, LESSONS)]
+    module = LESSONS[require_choice("lesson", number, LESSONS)]
     return Lesson(module.EXERCISES, module.QUESTIONS)
 
 

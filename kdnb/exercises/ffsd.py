@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kdnb.exercises import peers
 from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
 from kdnb.exercises.peers import normal
-from kdnb.methods.ffsd import SelfDistiller, carried_back, diversity_of
+from kdnb.methods.ffsd.diversity import SelfDistiller, carried_back, diversity_of
 
 
 def diversity_target(attention: Tensor, count: int) -> Tensor:

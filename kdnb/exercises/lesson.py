@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kdnb.errors import known
+from kdnb.errors import require_choice
 
 Probe = Callable[[Callable], list[Tensor]]
 
@@ -56,7 +56,7 @@ class Lesson:
 
     def check(self, name: str, attempt: Callable) -> Callable:
         """Prints one line on ``attempt`` and returns the function to use from here on."""
-        exercise = self.exercises[known("exercise", name, self.exercises)]
+        exercise = self.exercises[require_choice("exercise", name, self.exercises)]
         passed, line = _judge(name, exercise, attempt)
         self._say(name, passed, line)
         return attempt if passed else exercise.reference
@@ -67,7 +67,7 @@ class Lesson:
 
     def predict(self, question: str, answer: str | EllipsisType) -> None:
         """Notes a prediction made before the reveal. ``...`` is no answer yet."""
-        key = self.questions[known("question", question, self.questions)]
+        key = self.questions[require_choice("question", question, self.questions)]
         if answer is ...:
             self._say(question, False, f"[todo] {question}: choose a letter, then run on to see.")
         elif hashed(question, str(answer).strip().lower()) == key:

@@ -33,10 +33,10 @@ def _interval(mean: float, half: float) -> Interval:
 
 def _unpaired(treated: list[float], baseline: list[float]) -> Interval:
     a, b = torch.tensor(treated).double(), torch.tensor(baseline).double()
-    spread = (a.var() + b.var()).sqrt().item()
+    std = (a.var() + b.var()).sqrt().item()
     paired = paired_difference(treated, baseline)
     t = (paired.high - paired.mean) / ((a - b).std().item() / len(a) ** 0.5)
-    return _interval(paired.mean, t * spread / len(a) ** 0.5)
+    return _interval(paired.mean, t * std / len(a) ** 0.5)
 
 
 def _normal(treated: list[float], baseline: list[float]) -> Interval:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdnb.errors import InputError, known
+from kdnb.errors import InputError, require_choice
 from kdnb.paths import course_folder
 
 PRESETS = ("smoke", "quick", "paper")
@@ -43,9 +43,9 @@ class Parameter:
                 f"The notebook's own value is {self.default}."
             ) from None
         if self.name == "preset":
-            return known("preset", value, PRESETS)
+            return require_choice("preset", value, PRESETS)
         if self.name == "data" and not Path(value).expanduser().exists():
-            return known("data set (and there is nothing at that path)", value, NAMED_DATA)
+            return require_choice("data set (and there is nothing at that path)", value, NAMED_DATA)
         return value
 
 
@@ -88,7 +88,7 @@ def select(names: Iterable[str]) -> list[Path]:
 def _named(name: str, paths: list[Path]) -> Path:
     stems = {path.stem: path for path in paths}
     if not name.isdecimal():
-        return stems[known("notebook", Path(name).stem if name.endswith(".ipynb") else name, stems)]
+        return stems[require_choice("notebook", Path(name).stem if name.endswith(".ipynb") else name, stems)]
     numbers = {int(path.stem[:2]): path for path in paths}
     if int(name) in numbers:
         return numbers[int(name)]
@@ -164,5 +164,5 @@ def _declared(name: str, notebook: Notebook, notebooks: list[Notebook]) -> Param
         )
     if not notebook.parameters:
         raise InputError(f"The notebook {notebook.stem} has no parameters; {name!r} was given.")
-    known(f"parameter of the notebook {notebook.stem}", name, notebook.parameters)
+    require_choice(f"parameter of the notebook {notebook.stem}", name, notebook.parameters)
     return notebook.parameters[name]

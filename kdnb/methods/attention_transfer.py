@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from kdnb.distillation import Distillation, require_stages
-from kdnb.errors import InputError, known
+from kdnb.errors import InputError, require_choice
 from kdnb.functional import attention_map, normalized_mse, of_equal_size, require_weights
+from kdnb.methods.families.distillation import Distillation, require_stages
 from kdnb.networks import Network
 
 PAIRS = ("order", "size")
@@ -45,7 +45,7 @@ class AttentionTransfer(Distillation):
         )
         require_stages(student=student, teacher=teacher)
         require_weights(attention_weight=attention_weight)
-        self.pairs = _paired(student, teacher, known("pairs", pairs, PAIRS))
+        self.pairs = _paired(student, teacher, require_choice("pairs", pairs, PAIRS))
         self.attention_weight = attention_weight
 
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:

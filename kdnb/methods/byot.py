@@ -6,9 +6,9 @@ implementation (methods.md, section 8).
 
 from torch import Tensor, nn
 
-from kdnb.distillation import require_stages
 from kdnb.functional import kd_loss, label_loss, mean_squared_error, positive_temperature, require_weights
 from kdnb.method import Method
+from kdnb.methods.families.distillation import require_stages
 from kdnb.networks import Network
 
 

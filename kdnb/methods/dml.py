@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from kdnb.methods.families.online import OnlineDistillation, label_terms, mutual_terms, ramp_up
 from kdnb.networks import Network
-from kdnb.online import OnlineDistillation, label_terms, mutual_terms, ramp_up
 
 
 class DML(OnlineDistillation):

@@ -5,9 +5,9 @@ Source: Romero et al., FitNets: Hints for Thin Deep Nets, 2015, eq. 3.
 
 from torch import Tensor, nn
 
-from kdnb.distillation import Distillation, require_stages
 from kdnb.errors import InputError
 from kdnb.functional import mean_squared_error, of_equal_size, require_weights
+from kdnb.methods.families.distillation import Distillation, require_stages
 from kdnb.networks import Network
 
 

@@ -6,8 +6,8 @@ Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 
 import torch
 from torch import Tensor, nn
 
-from kdnb.distillation import Distillation
 from kdnb.functional import kd_loss, label_loss
+from kdnb.methods.families.distillation import Distillation
 
 
 class KD(Distillation):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from kdnb.errors import InputError
 from kdnb.functional import kd_loss, label_loss
+from kdnb.methods.families.online import OnlineDistillation, label_terms, ramp_up
 from kdnb.networks import Features, Network
 from kdnb.networks.features import staged
-from kdnb.online import OnlineDistillation, label_terms, ramp_up
 
 
 class ONE(OnlineDistillation):

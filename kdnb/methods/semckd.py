@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.distillation import Distillation, require_stages
-from kdnb.errors import InputError, known
+from kdnb.errors import InputError, require_choice
 from kdnb.functional import at_least_float32, pooled, require_weights
 from kdnb.method import evaluating
+from kdnb.methods.families.distillation import Distillation, require_stages
 from kdnb.networks import Network
 
 VARIANTS = ("learned", "uniform", "fixed", "shuffled")
@@ -61,7 +61,7 @@ class SemCKD(Distillation):
         if batch_size < 4:
             raise InputError(f"SemCKD compares the images of a batch: at least 4, found {batch_size}.")
         self.batch_size, self.cross_layer_weight = batch_size, cross_layer_weight
-        self.variant = known("variant", variant, VARIANTS)
+        self.variant = require_choice("variant", variant, VARIANTS)
         layers = len(student.channels), len(teacher.channels)
         if variant in ("learned", "shuffled"):
             self.attention = LayerAttention(*layers, batch_size)

@@ -6,10 +6,10 @@ Representation Learning, ICLR 2021.
 
 from torch import Tensor, nn
 
-from kdnb.distillation import Distillation, require_stages
-from kdnb.errors import InputError, known
+from kdnb.errors import InputError, require_choice
 from kdnb.functional import mean_squared_error, require_weights
 from kdnb.method import evaluating
+from kdnb.methods.families.distillation import Distillation, require_stages
 from kdnb.networks import Network
 
 
@@ -47,7 +47,7 @@ class SRRL(Distillation):
         networks = {"student": student, "teacher": teacher}
         require_stages(**networks)
         require_weights(feature_weight=feature_weight, regression_weight=regression_weight)
-        self.pool = known("pool", pool, ("after", "before"))
+        self.pool = require_choice("pool", pool, ("after", "before"))
         self.feature_weight, self.regression_weight = feature_weight, regression_weight
         widths = (_linear_head(role, net).in_features for role, net in networks.items())
         self.connector = Connector(*widths)

@@ -5,11 +5,11 @@ from functools import partial
 
 import torch
 
-from kdnb.dynamic import dynamic_copy
-from kdnb.errors import InputError, known
+from kdnb.errors import InputError, require_choice
 from kdnb.networks.cost import Cost, cost
 from kdnb.networks.densenet import DenseNet
 from kdnb.networks.depth import DepthCost, DepthNet
+from kdnb.networks.dynamic import dynamic_copy
 from kdnb.networks.features import Features, Network
 from kdnb.networks.googlenet import GoogLeNet
 from kdnb.networks.imagenet_resnet import ImageNetResNet
@@ -68,7 +68,7 @@ def plain_name(name: str) -> str:
     Raises InputError for an unknown name.
     """
     plain = name.removesuffix(DYNAMIC)
-    known("network", plain, NETWORKS)
+    require_choice("network", plain, NETWORKS)
     return plain
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdnb.errors import InputError, known
+from kdnb.errors import InputError, require_choice
 from kdnb.networks.cost import cost, forward_times
 from kdnb.networks.features import Features, Network
 from kdnb.networks.resnet import ResidualNetwork
@@ -58,7 +58,7 @@ class DepthNet(Network):
                 f"Depth is switched in kdnb's ResNets, found a {type(full).__name__}. Choose one, such "
                 "as resnet20 or resnet34."
             )
-        known("batch_norm", batch_norm, BATCH_NORM)
+        require_choice("batch_norm", batch_norm, BATCH_NORM)
         blocks = _nested(full, depths)
         self.full = full
         subnets, above = [], full

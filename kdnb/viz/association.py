@@ -17,13 +17,13 @@ SHAPES = "osD^vP*X"
 
 
 @styled
-def association_heatmaps(mean: ArrayLike, spread: ArrayLike, *, low: float, high: float) -> np.ndarray:
+def association_heatmaps(mean: ArrayLike, std: ArrayLike, *, low: float, high: float) -> np.ndarray:
     """Mean weights (S, M) and, beside them, their standard deviation over images.
 
     low, high: the bounds that weights cannot pass. Both colour scales follow from them, and can be
     compared between figures: a deviation is at most half of their distance. Returns both Axes.
     """
-    tables = [_layers(np.asarray(values, dtype=float)) for values in (mean, spread)]
+    tables = [_layers(np.asarray(values, dtype=float)) for values in (mean, std)]
     students, teachers = tables[0].shape
     grid = panels(3.2 + 1.5 * teachers, 1.3 + 0.5 * students, 1, 2)
     table_map(grid[0, 0], tables[0], low=low, high=high, bar="weight")

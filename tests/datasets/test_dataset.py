@@ -28,24 +28,24 @@ def a_dataset(counts: tuple[int, ...] = (40, 20, 10)) -> Dataset:
 
 
 class TestStatistics:
-    def test_mean_and_spread_are_those_of_numpy(self):
+    def test_mean_and_std_are_those_of_numpy(self):
         data = a_dataset()
         pixels = data.train.images.numpy().astype(np.float64) / 255
         np.testing.assert_allclose(data.mean, pixels.mean((0, 1, 2)), rtol=1e-12)
-        np.testing.assert_allclose(data.spread, pixels.std((0, 1, 2)), rtol=1e-12)
+        np.testing.assert_allclose(data.std, pixels.std((0, 1, 2)), rtol=1e-12)
 
     def test_only_the_training_part_counts(self):
         data = a_dataset()
         other = Dataset.of(
             "other", data.classes, train=data.train, validation=a_part([9, 9, 9]), test=data.test
         )
-        assert (other.mean, other.spread) == (data.mean, data.spread)
+        assert (other.mean, other.std) == (data.mean, data.std)
 
     def test_one_colour_has_a_spread_that_can_be_divided_by(self):
         grey = Part(torch.full((4, 8, 8, 3), 51, dtype=torch.uint8), torch.tensor([0, 0, 1, 1]))
         data = Dataset.of("grey", ("a", "b"), train=grey, validation=grey, test=grey)
         assert data.mean == pytest.approx((0.2,) * 3)
-        assert data.spread == (1 / 255,) * 3
+        assert data.std == (1 / 255,) * 3
 
     def test_size(self):
         assert a_dataset().size == 8
@@ -125,7 +125,7 @@ class TestFew:
     def test_the_rest_stays(self):
         data = a_dataset()
         few = data.few(9)
-        assert (few.mean, few.spread, few.classes) == (data.mean, data.spread, data.classes)
+        assert (few.mean, few.std, few.classes) == (data.mean, data.std, data.classes)
         assert few.validation is data.validation
         assert few.test is data.test
         assert len(data.train) == 70

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdnb import runs
+from kdnb.commands.bench.step_cost import step_operations
 from kdnb.errors import InputError
 from kdnb.functional import label_loss
 from kdnb.method import ledger
@@ -13,8 +13,8 @@ from kdnb.methods import DDNN, LabelsOnly
 from kdnb.methods.ddnn import depths_in, embedded_attention_loss
 from kdnb.networks import DepthNet, build
 from kdnb.networks.depth import BATCH_NORM
-from kdnb.spec import Spec, with_options
-from kdnb.step_cost import step_operations
+from kdnb.runs import running
+from kdnb.runs.spec import Spec, with_options
 from kdnb.testing import contract
 from kdnb.train import train
 
@@ -250,8 +250,8 @@ def test_it_learns_at_every_depth(batch):
 def test_a_run_is_paired_with_every_other_of_its_seed():
     data = SimpleNamespace(classes=tuple("abcdefghij"))
     spec = with_options(Spec("ddnn", student="resnet32", seed=5), ["depths=20,3-2-1", "batch_norm=shared"])
-    method, teacher = runs.assemble(spec, data)
-    alone, _ = runs.assemble(Spec("labels-only", student="resnet32", seed=5), data)
+    method, teacher = running.assemble(spec, data)
+    alone, _ = running.assemble(Spec("labels-only", student="resnet32", seed=5), data)
     assert teacher is None
     assert method.net.depths == (32, 20, 14)
     assert all(

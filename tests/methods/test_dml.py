@@ -4,8 +4,8 @@ import torch
 from kdnb.functional import kd_loss, label_loss
 from kdnb.method import ledger
 from kdnb.methods import DML, FFSD
+from kdnb.methods.families.online import LEADERS
 from kdnb.networks import Network, build
-from kdnb.online import LEADERS
 from kdnb.testing import contract
 
 

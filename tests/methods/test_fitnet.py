@@ -1,8 +1,6 @@
-import math
-
 import pytest
 import torch
-from torch import Tensor
+from reference import wave
 
 from kdnb.errors import InputError
 from kdnb.method import ledger
@@ -10,11 +8,6 @@ from kdnb.methods import FitNet
 from kdnb.methods.fitnet import Regressor, hint_loss
 from kdnb.networks import build
 from kdnb.testing import contract
-
-
-def wave(shape: tuple[int, ...], a: float, b: float, scale: float = 1.0) -> Tensor:
-    index = torch.arange(math.prod(shape), dtype=torch.float64)
-    return scale * torch.sin(a * index + b).reshape(shape)
 
 
 def make(**options) -> FitNet:

@@ -5,8 +5,8 @@ from kdnb.errors import InputError
 from kdnb.functional import kd_loss, label_loss
 from kdnb.method import ledger
 from kdnb.methods import ONE
+from kdnb.methods.families.online import LEADERS, ramp_up
 from kdnb.networks import Network, Tapped, build
-from kdnb.online import LEADERS, ramp_up
 from kdnb.testing import contract
 
 

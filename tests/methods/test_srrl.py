@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 import torchvision
-from reference import Reference
+from reference import Reference, wave
 
 from kdnb.errors import InputError
 from kdnb.method import ledger
@@ -52,8 +52,6 @@ def test_reference_values():
 )
 def test_closed_form_of_both_orders_of_pooling(pool, matching, regression):
     """methods.md 12: s3 to t3, on the method's own path."""
-    from test_fitnet import wave
-
     student, teacher = wave((8, 8, 2, 2), 0.17, 0.5), wave((8, 10, 2, 2), 0.29, 1.3).mean((2, 3))
     head = torch.nn.Linear(10, 10).double()
     connector = Connector(8, 10).double()

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdnb.checkpoints import load_state, save_state
 from kdnb.errors import InputError
 from kdnb.networks import DepthNet, build, cost
 from kdnb.networks import depth as depth_module
 from kdnb.networks.depth import BATCH_NORM
+from kdnb.runs.checkpoints import load_state, save_state
 
 SMALL = [("resnet20", (14, 8)), ("resnet20", ((3, 2, 1), (3, 1, 1)))]
 FAMILIES = [("resnet56", (44, 32, 20)), ("resnet34", (18,)), ("resnet101", (50,))]

@@ -1,0 +1,44 @@
+"""``kdnb bench``. torch is imported when it runs, so that help is quick."""
+
+import json
+
+import click
+
+
+@click.command(short_help="Measure training speed on this machine.")
+@click.argument("what", default="all", type=click.Choice(["networks", "methods", "groups", "joint", "all"]))
+@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(min=2), help="Of networks.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1))
+@click.option("--json", "as_json", is_flag=True, help="One JSON line a row, for scripts.")
+def bench(what: str, batch_size: int, rounds: int, as_json: bool) -> None:
+    """Time training steps against plain fp32 ones in the same run, and print ratios.
+
+    networks: ms at auto precision; ratio: plain fp32 over it, with the range over the rounds;
+    matmul_%: of the machine's matrix-product rate; loading_%: share spent on making batches.
+
+    methods: resnet32x4 teaches resnet8x4, batch 64. multiple: of the student's own plain fp32 step;
+    over_parts: of the student's step plus the teacher's forward pass, both at auto precision;
+    memory: of the student's own step, counted.
+
+    groups: several resnet32 learn together, batch 128. multiple: of one network's plain fp32 step;
+    over_parts: of as many steps of one network alone at auto precision.
+
+    joint: ECD of a resnet20, and DDNN of a resnet56 with three sub-nets, batch 128. multiple: of
+    that network's plain fp32 step; over_parts: of the steps of all its networks, each alone.
+    """
+    from kdnb.commands.bench.steps import distillation_steps, group_steps, joint_steps, table, training_steps
+
+    measured = {
+        "networks": lambda: training_steps(batch_size=batch_size, rounds=rounds),
+        "methods": lambda: distillation_steps(rounds=rounds),
+        "groups": lambda: group_steps(rounds=rounds),
+        "joint": lambda: joint_steps(rounds=rounds),
+    }
+    for kind in measured if what == "all" else (what,):
+        rows = []
+        for row in measured[kind]():
+            rows.append(row)
+            if as_json:
+                click.echo(json.dumps(row))
+        if not as_json:
+            click.echo(table(rows))

@@ -1,0 +1,195 @@
+"""The command line: ``kdnb run | train | list | doctor | lab | bench``.
+
+Bad input ends with one line on standard error and exit code 2; a traceback is a bug of ours.
+"""
+
+import os
+import shlex
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from kdnb import __version__
+from kdnb.commands.bench import bench
+from kdnb.commands.train import train
+from kdnb.errors import InputError, require_choice
+
+
+class Course(click.Group):
+    """A group that names the nearest command, and prints what the user can mend as one line."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        if not ctx.resilient_parsing and not args[0].startswith("-"):
+            require_choice("command", args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            click.echo(f"kdnb: {error}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
+
+@click.group(cls=Course, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kdnb")
+def main() -> None:
+    """A course and a laboratory for knowledge distillation.
+
+    Start with 'kdnb lab', or run everything once with 'kdnb run --preset smoke'.
+    """
+
+
+@main.command(short_help="Execute notebooks.")
+@click.argument("numbers", nargs=-1, metavar="[NUMBER]...")
+@click.option("-p", "pairs", multiple=True, metavar="name=value", help="Set a parameter; repeatable.")
+@click.option("--preset", metavar="P", help="smoke, quick or paper: short for -p preset=P.")
+@click.option("--out", default="executed", type=click.Path(path_type=Path), show_default=True)
+@click.option("--html", is_flag=True, help="Also write each notebook as an HTML page.")
+@click.option("--jobs", default=1, type=click.IntRange(min=1), help="Notebooks at a time.")
+@click.option("--resume", is_flag=True, help="Skip what finished with the same parameters.")
+def run(
+    numbers: tuple[str, ...],
+    pairs: tuple[str, ...],
+    preset: str | None,
+    out: Path,
+    html: bool,
+    jobs: int,
+    resume: bool,
+) -> None:
+    """Execute the notebooks called NUMBER (0, 00 or 00_start_here); all if none is named.
+
+    The executed notebooks and summary.json land in the folder --out. 'kdnb list' shows the
+    notebooks and their parameters.
+    """
+    from kdnb import headless
+    from kdnb.headless.display import failure_text, table
+    from kdnb.headless.notebooks import parameter_values, read_notebook, select
+
+    notebooks = [read_notebook(path) for path in select(numbers)]
+    given = [*pairs, f"preset={preset}"] if preset else pairs
+    values = parameter_values(notebooks, given)
+    if jobs > headless.cores():
+        click.echo(
+            f"--jobs {jobs}: this machine has {headless.cores()} cores, so {headless.cores()} "
+            "notebooks run at a time.",
+            err=True,
+        )
+    order = headless.Order(out, values, html, min(jobs, headless.cores()), resume)
+    outcomes = _run_and_show(notebooks, order)
+    failed = [outcome for outcome in outcomes if outcome.failure]
+    for outcome in failed:
+        click.echo(f"\n{failure_text(outcome)}\n", err=True)
+    click.echo(table(outcomes))
+    if failed:
+        sys.exit(1)
+
+
+def _run_and_show(notebooks: list, order: object) -> list:
+    """The outcomes in the order of ``notebooks``; on Ctrl-C, a word on how to go on, and 130."""
+    from kdnb import headless
+    from kdnb.headless.display import Display
+
+    outcomes = {}
+    names = [notebook.stem for notebook in notebooks]
+    events = headless.run(notebooks, order)
+    try:
+        with closing(Display(names, sys.stderr)) as display, closing(events):
+            for event in events:
+                display.show(event)
+                if isinstance(event, headless.Outcome):
+                    outcomes[event.notebook] = event
+    except KeyboardInterrupt:
+        command = [*sys.argv[1:], *([] if order.resume else ["--resume"])]
+        click.echo(
+            f"Stopped: {len(outcomes)} of {len(notebooks)} notebooks are done and kept in "
+            f"{order.out}. Go on with: kdnb {shlex.join(command)}",
+            err=True,
+        )
+        sys.exit(130)
+    return [outcomes[name] for name in names]
+
+
+@main.command("list", short_help="Show notebooks, methods, networks, data sets.")
+def list_() -> None:
+    """Show notebooks with their parameters, methods, networks and data sets."""
+    from kdnb.datasets import DATASETS
+    from kdnb.headless.notebooks import course_notebooks, read_notebook
+    from kdnb.methods import METHODS
+    from kdnb.networks import DYNAMIC, NETWORKS
+    from kdnb.runs.spec import method_options
+
+    notebooks = [read_notebook(path) for path in course_notebooks()]
+    click.echo("Notebooks")
+    for notebook in notebooks:
+        number = notebook.stem[:2]
+        click.echo(f"  {number}  {notebook.title.removeprefix(f'{number} · ')}")
+        for parameter in notebook.parameters.values():
+            line = f"{parameter.name}: {parameter.type} = {parameter.default}"
+            click.echo(f"        {line:32}{parameter.help}".rstrip())
+    click.echo("\nMethods, with the options of 'kdnb train' (-o name=value)")
+    for name, method in METHODS.items():
+        click.echo(f"  {name:{max(map(len, METHODS))}}  {_first_line(method)}")
+        for option, default in method_options(method).items():
+            click.echo(f"        {option} = {default}")
+    _section("Networks (cost for 10 classes, one 32 x 32 picture)", {n: _cost(n) for n in NETWORKS})
+    click.echo(f"  NAME{DYNAMIC}: any of these with every convolution made dynamic, as ECD's teacher")
+    _section("Data sets", DATASETS)
+
+
+def _first_line(described: object) -> str:
+    return (described.__doc__ or "").strip().partition("\n")[0]
+
+
+def _cost(network: str) -> str:
+    from kdnb.networks import build, cost
+
+    parameters, macs = cost(build(network, classes=10))
+    return f"{parameters:>10,} parameters, {macs / 1e6:6.1f} million multiplications"
+
+
+def _section(title: str, lines: dict[str, str]) -> None:
+    click.echo(f"\n{title}")
+    width = max(map(len, lines), default=0)
+    for name, line in lines.items():
+        click.echo(f"  {name:{width}}  {line}".rstrip())
+
+
+@main.command(short_help="Check this machine, with remedies.")
+def doctor() -> None:
+    """Check that this machine can run the course, and say how to mend what cannot."""
+    from kdnb.commands.doctor import examine
+
+    failed = False
+    for check in examine(Path.cwd() / "executed"):
+        click.echo(f"{check.status:4}  {check.name}: {check.found}")
+        if check.remedy:
+            click.echo(f"      -> {check.remedy}")
+        failed = failed or check.status == "FAIL"
+    if failed:
+        sys.exit(1)
+
+
+@main.command(
+    short_help="Open JupyterLab on the notebooks.",
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def lab(arguments: tuple[str, ...]) -> None:
+    """Open JupyterLab on the notebooks; ARGUMENTS go to JupyterLab."""
+    from kdnb.paths import course_folder
+
+    folder = str(course_folder("notebooks"))
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", folder, *arguments])
+
+
+main.add_command(train)
+main.add_command(bench)
+
+
+if __name__ == "__main__":
+    main()

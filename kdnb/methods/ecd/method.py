@@ -1,0 +1,198 @@
+"""ECD: a teacher grown from the student itself, and joined to it at every convolution.
+
+Source: Li, Wang, Yao, Qian, Zhou and He, Explicit Connection Distillation, OpenReview yOkSW62hqq2.
+
+Stated there (its abstract and introduction, which is all we have): the teacher is the student with every
+basic convolution made dynamic; one-way connections lead from each student convolution to the teacher's;
+both are trained together from scratch, so that the teacher's gradient reaches the student layer by layer;
+teacher and connections are dropped afterwards. Ours, for want of formulas and code: the form of the dynamic
+convolution (networks/dynamic.py), connections that add, the two cross entropies, all defaults and options.
+"""
+
+import copy
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kdnb.errors import InputError, require_choice
+from kdnb.functional import kd_loss, label_loss, positive_temperature, require_weights
+from kdnb.method import Method, evaluating
+from kdnb.methods.ecd.links import Use, last_of_stages, supplied, watched
+from kdnb.networks.dynamic import convolutions, dynamic_copy
+from kdnb.taps import tap
+
+LINKS = ("all", "last", "none")  # besides these: paths
+ANNEALED_FROM = 30.0  # the attention's temperature at the start, of Chen et al., 2020
+
+
+class LinkGradient(NamedTuple):
+    """What arrives at the output z_s of a student convolution: (B, C, H, W) each."""
+
+    own: Tensor  # of the teacher's cross entropy, through the link of this convolution
+    total: Tensor  # and through the student's deeper layers and their links
+    label: Tensor  # of the student's own cross entropy
+
+
+class ECD(Method):
+    """A teacher made of the student's own structure learns with it and adds its gradient at every layer.
+
+    Minimises CE of the student + CE of the teacher; every convolution l of the teacher receives what
+    the student's gives:
+
+        z_s = W * h_s                    the student, unchanged
+        z_t = V(h_t) * h_t + c z_s       V: a dynamic additive convolution
+
+    student: any network of nn.Conv2d that maps images to logits. The teacher's first weights are drawn
+    from the ambient generator, and independent of the student's.
+
+    experts: K, kernels of a dynamic convolution beside its static one; with 1 the teacher is static.
+    attention_temperature: of the softmax over them; with ``anneal_epochs`` it falls from 30 to that,
+    linearly, while training (evaluation always has the last).
+    links: "all" convolutions, the "last" of each stage (``links.last_of_stages`` says which that is),
+    "none" (a control), or paths divided by commas, such as "stem,stages.0": the convolutions there and
+    below. detached_links: features arrive, gradients do not return (a control).
+    link_scale: c; with ``learnable_scale`` the start of one c for each convolution.
+    label_weight, teacher_weight: of the two cross entropies. soft_weight, temperature: of an added KD
+    term from the teacher's logits, which get no gradient from it. computation: as in DynamicAdditiveConv.
+
+    For the length of a pass the networks carry hooks: one thread at a time may run it.
+
+    Raises InputError for a student that has no convolutions or cannot be copied in structure
+    (``dynamic.convolutions`` says which), for settings out of range, and in the first pass for a
+    convolution that runs twice or not at all, and for a student that gives more than logits.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        experts: int = 4,
+        attention_temperature: float = 1.0,
+        anneal_epochs: int = 0,
+        links: str = "all",
+        detached_links: bool = False,
+        link_scale: float = 1.0,
+        learnable_scale: bool = False,
+        label_weight: float = 1.0,
+        teacher_weight: float = 1.0,
+        soft_weight: float = 0.0,
+        temperature: float = 4.0,
+        computation: str = "auto",
+    ) -> None:
+        super().__init__()
+        require_weights(
+            label_weight=label_weight,
+            teacher_weight=teacher_weight,
+            soft_weight=soft_weight,
+            link_scale=link_scale,
+            anneal_epochs=anneal_epochs,
+        )
+        self.links, self.detached_links = links, detached_links
+        if links == "none" and learnable_scale:
+            raise InputError("learnable_scale has nothing to learn with links='none'; leave one of them out.")
+        self.student = student
+        self.teacher = dynamic_copy(
+            student, experts=experts, temperature=attention_temperature, computation=computation
+        )
+        self.paths = tuple(convolutions(student))
+        for word in links.split(","):
+            require_choice("links", word, [*(() if "," in links else LINKS), *_parents(self.paths)])
+        self.attention_temperature, self.anneal_epochs = attention_temperature, anneal_epochs
+        self.label_weight, self.teacher_weight, self.soft_weight = label_weight, teacher_weight, soft_weight
+        self.temperature = positive_temperature(temperature)
+        self.link_scale: float | nn.Parameter = link_scale
+        if learnable_scale:
+            self.link_scale = nn.Parameter(
+                next(student.parameters()).new_full((len(self.paths),), link_scale)
+            )
+
+    def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
+        student, teacher, _ = self._merged(images, self.attention_temperature_at(epoch))
+        terms = {
+            "student/label": self.label_weight * label_loss(student, labels),
+            "teacher/label": self.teacher_weight * label_loss(teacher, labels),
+        }
+        if self.soft_weight:
+            terms["student/soft"] = self.soft_weight * kd_loss(student, teacher.detach(), self.temperature)
+        return terms
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        student, teacher, _ = self._merged(images, self.attention_temperature)
+        return {"student": student, "teacher": teacher}
+
+    def export(self) -> nn.Module:
+        return self.student
+
+    def attention_temperature_at(self, epoch: float) -> float:
+        """Of the softmax over the experts, in the fractional ``epoch`` of training."""
+        progress = min(epoch / self.anneal_epochs, 1.0) if self.anneal_epochs else 1.0
+        return ANNEALED_FROM + progress * (self.attention_temperature - ANNEALED_FROM)
+
+    @torch.no_grad()
+    def expert_weights(self, images: Tensor) -> dict[str, Tensor]:
+        """How much each expert counts for each image, in each convolution of the teacher: (B, K) by path,
+        rows sum to 1. In eval mode."""
+        attentions = {f"{path}.attention": path for path in self.paths}
+        with evaluating(self), tap(self.teacher, *attentions) as seen:
+            self.outputs(images)
+        return {attentions[name]: weights for name, weights in seen.items()}
+
+    @torch.enable_grad()
+    def link_gradients(self, images: Tensor, labels: Tensor) -> dict[str, LinkGradient]:
+        """What both cross entropies, unweighted, send to each student convolution, by path in the order
+        they run. As in training (train mode, last attention temperature), on a copy of the method."""
+        method = copy.deepcopy(self).train()
+        student, teacher, seen = method._merged(images, self.attention_temperature)
+        uses = {path: use for path, use in seen.items() if use.origin is not None}
+        origins = [use.origin for use in uses.values()]
+        places = [use.output for use in uses.values()] + origins
+        asked = {"retain_graph": True, "allow_unused": True}
+        found = torch.autograd.grad(label_loss(teacher, labels), places, **asked)
+        label = torch.autograd.grad(label_loss(student, labels), origins, **asked)
+        own, total, gradients = found[: len(uses)], found[len(uses) :], {}
+        for (path, use), *row in zip(uses.items(), own, total, label, strict=True):
+            gradients[path] = LinkGradient(*(torch.zeros_like(use.output) if g is None else g for g in row))
+        return gradients
+
+    @torch.no_grad()
+    def logits_before_and_after_removal(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's logits (B, K) with the teacher joined to it, and exported: bit for bit the same.
+        In eval mode."""
+        with evaluating(self):
+            return self.outputs(images)["student"], self.export()(images)
+
+    def _merged(self, images: Tensor, temperature: float) -> tuple[Tensor, Tensor, dict[str, Use]]:
+        """Logits (B, K) of the student and of the teacher, and what the student's convolutions gave."""
+        with watched(self.student, self.paths) as seen:
+            student = self.student(images)
+        if not isinstance(student, Tensor):
+            raise InputError(
+                f"The student gives a {type(student).__name__}; ECD needs its logits alone, a tensor (B, K). "
+                "Wrap it in a module that returns them."
+            )
+        links = {path: self._link(path, seen[path].output) for path in self._linked(seen)}
+        with supplied(self.teacher, self.paths, links, temperature):
+            teacher = self.teacher(images)
+        return student, teacher, seen
+
+    def _link(self, path: str, output: Tensor) -> Tensor:
+        feature = output.detach() if self.detached_links else output
+        if isinstance(self.link_scale, nn.Parameter):
+            return self.link_scale[self.paths.index(path)] * feature
+        return feature if self.link_scale == 1 else self.link_scale * feature
+
+    def _linked(self, seen: dict[str, Use]) -> list[str]:
+        """Paths of the convolutions that are linked, of those that ran."""
+        if self.links == "last":
+            return last_of_stages(self.student, seen)
+        if self.links in ("all", "none"):
+            return list(seen) if self.links == "all" else []
+        return [path for path in seen if _parents([path]).keys() & set(self.links.split(","))]
+
+
+def _parents(paths: Iterable[str]) -> dict[str, None]:
+    """Every path and the modules it lies in, from the outside in: "stem", "stem.0"."""
+    parts = [path.split(".") for path in paths]
+    return {".".join(part[:end]): None for part in parts for end in range(1, len(part) + 1)}

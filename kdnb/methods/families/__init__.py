@@ -1,0 +1,1 @@
+"""What several papers share: one student and one teacher, peers, a leader."""

@@ -1,0 +1,208 @@
+"""A Spec gives a Record: train, or find what was trained; keep, and resume."""
+
+import inspect
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+
+import pandas as pd
+import torch
+
+from kdnb import datasets
+from kdnb.datasets import Augmentation, Dataset
+from kdnb.errors import InputError
+from kdnb.files import write_whole
+from kdnb.method import Method
+from kdnb.methods import METHODS
+from kdnb.networks import Network, build
+from kdnb.runs.checkpoints import load_state, save_network, save_state
+from kdnb.runs.records import (
+    Record,
+    code_version,
+    metrics_of,
+    read,
+    require_defaults_of_today,
+    versions,
+)
+from kdnb.runs.spec import Spec
+from kdnb.runs.teachers import fit_teacher, shapes_teacher
+from kdnb.seeds import derived_seed
+from kdnb.train import evaluate, train
+from kdnb.train.schedules import SCHEDULES
+
+
+def run(
+    spec: Spec,
+    *,
+    out: Path,
+    resume: bool = False,
+    again: bool = False,
+    data_root: Path | None = None,
+    evaluate_every: int = 1,
+    report: Callable[[dict[str, float]], None] = lambda row: None,
+) -> Record:
+    """Trains what ``spec`` says, in ``out / spec.name``, or returns the record that is there.
+
+    After every epoch the state is saved and ``report`` gets that epoch's row of the history. An
+    interrupted run goes on with ``resume``, to the same bits as without the interruption; ``again``
+    starts over. evaluate_every: epochs from one evaluation to the next (the last epoch has one); it
+    changes no weight, but the selected and the best epoch are among those evaluated. Under torchrun
+    every process trains; the leading one writes and reports.
+
+    Raises InputError for bad input, for an interrupted run without ``resume`` or whose data or
+    teacher are others by now, for a run under a default that has changed since, and, before training,
+    when the folder cannot be written.
+    """
+    if evaluate_every < 1:
+        raise InputError(f"evaluate_every must be at least 1 epoch, found {evaluate_every}.")
+    folder = Path(out) / spec.name
+    if (folder / "run.json").exists() and not again:
+        record = read(folder)
+        require_defaults_of_today(record.options, spec, folder)
+        return record
+    state = None if again else load_state(folder)
+    if state is not None and not resume:
+        raise InputError(
+            f"{folder} holds an interrupted run ({len(state['history'])} of {spec.epochs} epochs). "
+            "Add --resume to go on, or --force to start over."
+        )
+    if state is not None:
+        require_defaults_of_today(state.get("options"), spec, folder)
+    data = datasets.load(
+        spec.data, size=spec.size, seed=spec.data_seed, validation=spec.validation, root=data_root
+    )
+    method, teacher = assemble(spec, data)
+    shown = _batches(spec, data)
+    evaluated = {part: data.batches(part) for part in ("validation", "test")}
+    share = getattr(method, "batch_size", None)  # where images of a batch are compared
+    origin = {"data": data.fingerprint(), "teacher": teacher, "share of a batch": share}
+    fresh = {"train": None, "history": [], "seconds": 0.0, **origin}
+    state = fresh if state is None else _same_origin(state, origin, folder)
+    if leads():
+        _claim(folder, again)
+    start = perf_counter() - state["seconds"]
+    for epoch in train(
+        method,
+        shown,
+        epochs=spec.epochs,
+        lr=spec.lr,
+        schedule=SCHEDULES[spec.schedule],
+        precision=spec.precision,
+        seed=spec.seed,
+        resume=state["train"],
+    ):
+        row = {"epoch": epoch.number, "lr": epoch.lr, "seconds": epoch.seconds} | epoch.losses
+        due = epoch.number % evaluate_every == 0 or epoch.number == spec.epochs
+        for part, batches in evaluated.items() if due else ():
+            accuracies = evaluate(method, batches, precision=spec.precision)
+            row |= {f"{part}/{name}": accuracy for name, accuracy in accuracies.items()}
+        history, seconds = [*state["history"], row], perf_counter() - start
+        kept = {"train": epoch.state(), "history": history, "seconds": seconds}
+        state = kept | origin | {"options": spec.all_options}
+        if leads():
+            save_state(state, folder)
+            report(row)
+    return _finish(spec, folder, method, data, state, evaluate_every)
+
+
+def leads() -> bool:
+    """Whether this process writes and speaks for all that torchrun started; a lone one does."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def assemble(spec: Spec, data: Dataset) -> tuple[Method, str | None]:
+    """The method that ``spec`` describes, with fresh networks, and the teacher's checksum.
+
+    The student's initial weights depend on the seed alone, so that runs of different methods with
+    one seed are paired; where several networks learn, these are the weights of the one that is kept.
+    Raises InputError for a teacher that is missing or knows other classes.
+    """
+    parameters, checksum = inspect.signature(METHODS[spec.method]).parameters, None
+
+    def network(number: int) -> Network:
+        seed = derived_seed(spec.seed, "network", number) if number else spec.seed
+        return build(spec.student, classes=len(data.classes), seed=seed)
+
+    networks = {"network": network} if "network" in parameters else {"student": network(0)}
+    if spec.needs_teacher:
+        path = _teacher_file(spec)
+        networks["teacher"], checksum = fit_teacher(path, data).net, _checksum(path)
+    if "batch_size" in parameters:
+        networks["batch_size"] = -(-spec.batch_size // int(os.environ.get("WORLD_SIZE", 1)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(spec.seed, "auxiliary"))
+        method = METHODS[spec.method](**networks, **spec.options)
+    method.weight_decay = spec.weight_decay
+    return method, checksum
+
+
+def _teacher_file(spec: Spec) -> Path:
+    if spec.teacher is not None:
+        path = Path(spec.teacher).expanduser()
+        return path / "student.safetensors" if path.is_dir() else path
+    if spec.data != "shapes":
+        raise InputError(
+            f"{spec.method} needs a teacher for {spec.data}: train one with 'kdnb train "
+            "labels-only --student resnet20 --data ...' and give its folder with --teacher."
+        )
+    return shapes_teacher()
+
+
+def _batches(spec: Spec, data: Dataset) -> datasets.Batches:
+    augmentation = Augmentation(spec.flip, spec.pad, spec.padding)
+    shown = data.few(spec.labels, seed=spec.seed) if spec.labels else data
+    return shown.train_batches(spec.batch_size, seed=spec.seed, augmentation=augmentation)
+
+
+def _same_origin(state: dict, origin: dict[str, str | None], folder: Path) -> dict:
+    for name, found in origin.items():
+        if state.get(name) != found:
+            raise InputError(
+                f"The {name} of the interrupted run in {folder} changed since it began. Bring back "
+                "what it began with, or start over with --force."
+            )
+    return state
+
+
+def _claim(folder: Path, again: bool) -> None:
+    """Fails before training rather than after it; with ``again``, forgets the earlier run."""
+    write_whole(folder / "claim", "")
+    for name in ("claim", "state.json", "run.json") if again else ("claim",):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _finish(
+    spec: Spec, folder: Path, method: Method, data: Dataset, state: dict, evaluate_every: int
+) -> Record:
+    """``run.json`` is written last: where it is, the run is whole."""
+    history, device = pd.DataFrame(state["history"]), next(method.parameters()).device
+    student = ""
+    if leads():
+        student = save_network(method.export(), spec.student, data, folder / "student.safetensors")
+        for name, net in method.kept_beside().items():
+            save_network(net, spec.student, data, folder / f"{name}.safetensors")
+        write_whole(folder / "history.csv", history.to_csv(index=False))
+    record = Record(
+        spec=asdict(spec),
+        metrics=metrics_of(history),
+        versions=versions(),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        code=code_version(),
+        data=state["data"],
+        teacher=state["teacher"],
+        student=student,
+        seconds=round(state["seconds"], 1),
+        evaluate_every=evaluate_every,
+        options=spec.all_options,
+    )
+    if leads():
+        write_whole(folder / "run.json", json.dumps(asdict(record), indent=2) + "\n")
+    return record
+
+
+def _checksum(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()

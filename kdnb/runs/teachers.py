@@ -1,0 +1,66 @@
+"""Teachers for the course: shipped for shapes, trained where there is none."""
+
+from pathlib import Path
+
+from kdnb.datasets import Dataset, load
+from kdnb.errors import InputError
+from kdnb.methods import LabelsOnly
+from kdnb.networks import Network, build
+from kdnb.paths import PROJECT
+from kdnb.runs.checkpoints import Saved, load_network, save_network
+from kdnb.train import train
+
+SHIPPED = PROJECT / "data" / "teachers" / "shapes-resnet20.safetensors"
+
+
+def shapes_teacher() -> Path:
+    """The file of the resnet20 that ships with the course, trained afresh if it is not there.
+
+    data/README.md tells its provenance; ``kdnb train labels-only --student resnet20
+    --lr 0.1`` trains the same network.
+    """
+    if not SHIPPED.exists():
+        data = load("shapes")
+        save_network(fresh_teacher(data, "resnet20", epochs=40), "resnet20", data, SHIPPED)
+    return SHIPPED
+
+
+def fresh_teacher(data: Dataset, network: str, *, epochs: int, images: int = 0, seed: int = 0) -> Network:
+    """A network trained on the labels of ``data``, or on ``images`` of them; on the CPU, as built."""
+    method = LabelsOnly(build(network, classes=len(data.classes), seed=seed))
+    shown = data.few(images, seed=seed) if images else data
+    for _ in train(method, shown.train_batches(seed=seed), epochs=epochs, lr=0.1, seed=seed):
+        pass
+    return method.export().cpu()
+
+
+def teacher_for(data: Dataset, network: str, *, file: str = "", epochs: int, images: int = 0) -> Network:
+    """The teacher of a notebook: from ``file`` if given, shipped for shapes, else trained now.
+
+    network, epochs and images say what is trained in the last case.
+    Raises InputError for a file that cannot be used, or whose classes are not those of ``data``.
+    """
+    if not file and data.name != "shapes":
+        return fresh_teacher(data, network, epochs=epochs, images=images)
+    path = Path(file) if file else shapes_teacher()
+    return fit_teacher(path, data).net
+
+
+def fit_teacher(path: Path, data: Dataset) -> Saved:
+    """The network in ``path``, if it can teach on ``data``.
+
+    Raises InputError unless it knows exactly the classes of the data, in their order, and was trained
+    on images of their size.
+    """
+    saved = load_network(path)
+    if saved.classes != data.classes:
+        raise InputError(
+            f"The teacher in {path} knows the classes {', '.join(saved.classes)}, but the data have "
+            f"{', '.join(data.classes)}. Train a teacher on these data first: kdnb train labels-only."
+        )
+    if saved.size not in (None, data.size):
+        raise InputError(
+            f"The teacher in {path} was trained on images of {saved.size} pixels a side, the student "
+            f"would see {data.size}. Load the data at that size (--size {saved.size}), or choose another."
+        )
+    return saved

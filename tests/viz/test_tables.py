@@ -1,0 +1,175 @@
+"""Figures of tables: layers, classes, associations."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.patches import Rectangle
+
+from kdnb import viz
+
+pytestmark = pytest.mark.usefixtures("no_windows")
+
+TABLE = pd.DataFrame([[1.0, 0.25], [-0.001, np.nan]], index=["s1", "s2"], columns=["t1", "t2"])
+WEIGHTS = np.array([[0.5, 0.3, 0.2], [0.2, 0.25, 0.55]])  # (S, M)
+
+
+def words(axes) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+def shown(axes) -> np.ndarray:
+    return np.ma.filled(axes.collections[0].get_array().astype(float), np.nan)
+
+
+def test_layer_heatmaps_have_the_range_they_are_given():
+    grid = viz.layer_heatmaps({"a": TABLE, "b": TABLE / 2}, low=0, high=1, label="CKA")
+    assert [axes.get_title() for axes in grid] == ["a", "b"]
+    assert {axes.collections[0].get_clim() for axes in grid} == {(0, 1)}
+    assert {axes.collections[0].get_cmap().name for axes in grid} == {"cividis"}
+    assert grid[0].figure.axes[-1].get_ylabel() == "CKA"
+    assert [label.get_text() for label in grid[0].get_yticklabels()] == ["s1", "s2"]
+    assert [label.get_text() for label in grid[0].get_xticklabels()] == ["t1", "t2"]
+
+
+def test_layer_heatmaps_say_the_values_without_a_negative_zero_and_leave_out_what_has_none():
+    (axes,) = viz.layer_heatmaps({"a": TABLE}, low=0, high=1, label="CKA")
+    assert words(axes) == ["1.00", "0.25", "0.00"]
+
+
+@pytest.mark.parametrize(("low", "high", "limit"), [(-1, 1, 1), (-0.5, 1, 1), (-1, 0.5, 1)])
+def test_signed_tables_are_symmetric_about_0(low, high, limit):
+    (axes,) = viz.layer_heatmaps({"a": TABLE}, low=low, high=high, label="cosine")
+    assert axes.collections[0].get_clim() == (-limit, limit)
+    assert axes.collections[0].get_cmap().name == "RdBu_r"
+
+
+def test_names_of_a_tables_axes_label_it():
+    table = TABLE.rename_axis(index="student", columns="teacher")
+    (axes,) = viz.layer_heatmaps({"a": table}, low=0, high=1, label="CKA")
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("student", "teacher")
+
+
+def test_class_matrices_bring_families_together_and_frame_them():
+    matrix = np.arange(16.0).reshape(4, 4)
+    matrix = (matrix + matrix.T) / 20
+    families = [0, 1, 0, 1]
+    (axes,) = viz.class_matrices({"a": matrix}, ["cat", "car", "dog", "bus"], label="r", families=families)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog", "car", "bus"]
+    order = [0, 2, 1, 3]
+    expected = matrix[np.ix_(order, order)]
+    np.fill_diagonal(expected, np.nan)
+    np.testing.assert_allclose(shown(axes).reshape(4, 4), expected)
+    frames = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert [(*frame.get_xy(), frame.get_width(), frame.get_height()) for frame in frames] == [
+        (0, 0, 2, 2),
+        (2, 2, 2, 2),
+    ]
+
+
+def test_class_matrices_share_one_scale_symmetric_about_0():
+    small, large = np.full((3, 3), 0.1), np.full((3, 3), -0.7)
+    grid = viz.class_matrices({"a": small, "b": large}, ["cat", "dog", "owl"], label="correlation")
+    assert {axes.collections[0].get_clim() for axes in grid} == {(-0.7, 0.7)}
+    assert not any(axes.patches for axes in grid)
+    assert grid[0].figure.axes[-1].get_ylabel() == "correlation"
+
+
+def test_association_heatmaps_have_the_scale_of_the_bounds():
+    mean, std = viz.association_heatmaps(WEIGHTS, WEIGHTS / 10, low=0.06, high=0.80)
+    assert mean.collections[0].get_clim() == (0.06, 0.80)
+    assert std.collections[0].get_clim() == pytest.approx((0, 0.37))
+    assert words(mean) == ["0.50", "0.30", "0.20", "0.20", "0.25", "0.55"]
+    np.testing.assert_allclose(shown(std).ravel(), WEIGHTS.ravel() / 10)
+    assert [label.get_text() for label in mean.get_yticklabels()] == ["student 1", "student 2"]
+    assert [label.get_text() for label in mean.get_xticklabels()] == ["teacher 1", "teacher 2", "teacher 3"]
+
+
+def test_association_by_class_has_a_panel_a_student_layer():
+    means = np.stack([WEIGHTS, WEIGHTS[::-1], WEIGHTS, WEIGHTS])  # (K, S, M)
+    names = ["cat", "dog", "owl", "fox"]
+    grid = viz.association_by_class(means, names, low=0.06, high=0.8)
+    assert [axes.get_title() for axes in grid] == ["student 1", "student 2"]
+    for layer, axes in enumerate(grid):
+        np.testing.assert_allclose(shown(axes).reshape(4, 3), means[:, layer])
+        assert axes.collections[0].get_clim() == (0.06, 0.8)
+    assert words(grid[0])[:6] == [".50", ".30", ".20", ".20", ".25", ".55"]
+    assert [label.get_text() for label in grid[0].get_yticklabels()] == names
+    assert [label.get_text() for label in grid[1].get_xticklabels()] == ["1", "2", "3"]
+
+
+def test_association_of_picture_shows_the_picture_and_both_tables():
+    picture = np.linspace(0, 1, 4 * 4 * 3).reshape(4, 4, 3)
+    shown_picture, own, mean = viz.association_of_picture(picture, WEIGHTS, WEIGHTS[::-1], low=0.06, high=0.8)
+    np.testing.assert_allclose(shown_picture.images[0].get_array(), picture)
+    np.testing.assert_allclose(shown(own).reshape(2, 3), WEIGHTS)
+    np.testing.assert_allclose(shown(mean).reshape(2, 3), WEIGHTS[::-1])
+    assert own.collections[0].get_clim() == mean.collections[0].get_clim() == (0.06, 0.8)
+
+
+def test_association_over_epochs_has_a_line_a_teacher_layer():
+    weights = np.stack([np.full((2, 3), 1 / 3), WEIGHTS])  # (E, S, M)
+    grid = viz.association_over_epochs([1, 5], weights)
+    assert len(grid) == 2
+    for layer, axes in enumerate(grid):
+        *lines, uniform = axes.lines
+        assert list(uniform.get_ydata()) == pytest.approx([1 / 3, 1 / 3])
+        for teacher, line in enumerate(lines):
+            assert list(line.get_xdata()) == [1, 5]
+            assert list(line.get_ydata()) == weights[:, layer, teacher].tolist()
+        assert len({line.get_marker() for line in lines}) == 3
+        assert len({tuple(line.get_color()) for line in lines}) == 3
+    legend = [text.get_text() for text in grid[-1].get_legend().get_texts()]
+    assert legend == ["teacher 1", "teacher 2", "teacher 3", "uniform"]
+
+
+def test_row_entropy_runs_from_0_to_1_and_marks_its_ends():
+    entropies = np.random.default_rng(0).uniform(0.7, 1, (50, 3))
+    axes = viz.row_entropy(entropies, lowest=0.606)
+    low, high = axes.get_xlim()
+    assert low == 0
+    assert 1 <= high < 1.1
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["student 1", "student 2", "student 3"]
+    assert words(axes) == ["uniform", "most decided"]
+    marks = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1]
+    assert {1.0, 0.606} <= set(marks)
+    assert words(viz.row_entropy(entropies)) == ["uniform"]
+    reach = [
+        (body.get_paths()[0].vertices[:, 0].min(), body.get_paths()[0].vertices[:, 0].max())
+        for body in axes.collections
+    ]
+    np.testing.assert_allclose(reach, list(zip(entropies.min(0), entropies.max(0), strict=True)))
+
+
+def test_loss_planes_draw_every_loss_and_mark_every_point_on_it():
+    bowl = np.add.outer(np.arange(4.0) ** 2, np.arange(5.0) ** 2)
+    points, roles = {"A": (1.0, 2.0), "B": (3.0, 0.5)}, {"A": "student", "B": "teacher"}
+    grid = viz.loss_planes(
+        {"bowl": bowl, "flat": bowl[:1] + 0 * bowl},
+        range(5),
+        range(4),
+        points,
+        roles,
+        x_label="x",
+        y_label="y",
+    )
+    assert [axes.get_title() for axes in grid] == ["bowl", "flat"]
+    for axes in grid:
+        marks = [m.get_offsets().tolist()[0] for m in axes.collections if len(m.get_offsets()) == 1]
+        assert [mark for mark in marks if mark != [0.0, 0.0]] == [[1.0, 2.0], [3.0, 0.5]]
+        assert {"A", "B"} <= {text.get_text() for text in axes.texts}
+
+
+def test_paired_effects_show_each_interval_and_fill_what_is_settled():
+    effects = {"better": (2.0, 1.0, 3.0), "open": (0.5, -1.0, 2.0), "worse": (-2.0, -3.0, -1.0)}
+    axes = viz.paired_effects(effects, x_label="points")
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(effects)
+    intervals = [
+        line for line in axes.lines if len(set(line.get_ydata())) == 1 and len(line.get_xdata()) == 2
+    ]
+    assert [list(line.get_xdata()) for line in intervals] == [[1, 3], [-1, 2], [-3, -1]]
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in dots] == [2.0, 0.5, -2.0]
+    assert [line.get_markerfacecolor() == "white" for line in dots] == [False, True, False]
+    assert words(axes) == ["+2.0", "+0.5", "-2.0"]
+    top, bottom = axes.transData.transform([(0, 0), (0, 2)])[:, 1]
+    assert top > bottom
