@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from kdnb.datasets import Batch
 from kdnb.method import Method, ledger
 
 
@@ -14,15 +15,28 @@ class BrokenContract(AssertionError):
     usually causes it."""
 
 
-def contract(method: Method, images: Tensor, labels: Tensor) -> list[str]:
-    """Checks all that training, evaluation, resuming and export rely on; returns what was checked.
+def contract(method: Method, images: Tensor, labels: Tensor, *, indices: Tensor | None = None) -> list[str]:
+    """Checks everything that training, evaluation, resuming and export rely on.
 
-    images (B, 3, H, W), labels (B,): one batch as in training. The method itself is left untouched.
-    What only a paper can promise (its numbers, its invariants) is for the method's own tests.
+    The method itself is left untouched. What only a paper can promise, its numbers and its invariants, is
+    for the method's own tests. A method that asks for further views gets mirrored images.
 
-    Raises BrokenContract at the first promise that is not kept.
+    Args:
+        method: The method, ours or the reader's.
+
+        images: One batch as in training (B, 3, H, W).
+
+        labels: (B,), int64.
+
+        indices: ``Batch.indices`` (B,). None numbers the images from 0.
+
+    Returns:
+        What was checked, in words.
+
+    Raises:
+        BrokenContract: At the first promise that is not kept.
     """
-    checks: tuple[Callable[[Method, Tensor, Tensor], None], ...] = (
+    checks: tuple[Callable[[Method, Batch], None], ...] = (
         losses_are_named_finite_scalars,
         outputs_are_logits_and_leave_no_trace,
         passes_leave_no_state,
@@ -34,15 +48,19 @@ def contract(method: Method, images: Tensor, labels: Tensor) -> list[str]:
         state_is_complete,
         export_is_a_plain_network,
     )
+    indices = torch.arange(len(labels)) if indices is None else indices
+    batch = Batch(images, labels, indices.to(labels.device), (images.flip(3),) * method.views)
     for check in checks:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            check(copy.deepcopy(method), images, labels)
+            copied = copy.deepcopy(method).train()
+            copied.begin_epoch(0)
+            check(copied, batch)
     return [check.__name__.replace("_", " ") for check in checks]
 
 
-def losses_are_named_finite_scalars(method: Method, images: Tensor, labels: Tensor) -> None:
-    terms = method.train()(images, labels, 0.0)
+def losses_are_named_finite_scalars(method: Method, batch: Batch) -> None:
+    terms = method.train()(batch, 0.0)
     _require(isinstance(terms, dict) and bool(terms), f"losses must be a dict of terms: {terms!r}")
     for name, term in terms.items():
         _require(name.count("/") == 1, f"a term is named 'learner/term', found {name!r}")
@@ -51,7 +69,8 @@ def losses_are_named_finite_scalars(method: Method, images: Tensor, labels: Tens
         _require(term.requires_grad, f"{name!r} has no gradient: it was detached or under no_grad")
 
 
-def outputs_are_logits_and_leave_no_trace(method: Method, images: Tensor, labels: Tensor) -> None:
+def outputs_are_logits_and_leave_no_trace(method: Method, batch: Batch) -> None:
+    images = batch.images
     method.eval()
     before = _snapshot(method)
     with torch.no_grad():
@@ -64,18 +83,18 @@ def outputs_are_logits_and_leave_no_trace(method: Method, images: Tensor, labels
     _same(before, method, "evaluation changed")
 
 
-def passes_leave_no_state(method: Method, images: Tensor, labels: Tensor) -> None:
+def passes_leave_no_state(method: Method, batch: Batch) -> None:
     method.train()
     names = {name: set(vars(module)) for name, module in method.named_modules()}
     tensors = {name: _tensors_kept(module) for name, module in method.named_modules()}
-    method(images, labels, 0.0)
+    method(batch, 0.0)
     for name, module in method.named_modules():
         added = set(vars(module)) - names[name]
         kept = _tensors_kept(module) != tensors[name]
         _require(not added and not kept, f"a pass left {added or 'a tensor'} on {name or 'the method'}")
 
 
-def every_learning_parameter_has_one_optimizer(method: Method, images: Tensor, labels: Tensor) -> None:
+def every_learning_parameter_has_one_optimizer(method: Method, batch: Batch) -> None:
     groups = [g for optimizer in method.optimizers(0.1) for g in optimizer.param_groups]
     counts: dict[int, int] = {}
     for group in groups:
@@ -86,8 +105,8 @@ def every_learning_parameter_has_one_optimizer(method: Method, images: Tensor, l
         _require(found == expected, f"{name} is in {found} optimizers, expected {expected}")
 
 
-def every_learning_parameter_gets_a_gradient(method: Method, images: Tensor, labels: Tensor) -> None:
-    sum(method.train()(images, labels, 1e3).values()).backward()
+def every_learning_parameter_gets_a_gradient(method: Method, batch: Batch) -> None:
+    sum(method.train()(batch, 1e3).values()).backward()
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
             _require(parameter.grad is not None, f"{name} learns but no term reaches it")
@@ -95,19 +114,19 @@ def every_learning_parameter_gets_a_gradient(method: Method, images: Tensor, lab
             _require(bool(parameter.grad.any()), f"the gradient of {name} is 0 everywhere")
 
 
-def every_term_teaches_someone(method: Method, images: Tensor, labels: Tensor) -> None:
-    norms = ledger(method, images, labels, epoch=1e3)
+def every_term_teaches_someone(method: Method, batch: Batch) -> None:
+    norms = ledger(method, *batch, epoch=1e3, indices=batch.indices, views=batch.views)
     for term, total in norms.sum(axis=1).items():
         _require(total > 0, f"{term!r} has no gradient in any network: it is not active")
 
 
-def frozen_networks_stay_as_they_are(method: Method, images: Tensor, labels: Tensor) -> None:
+def frozen_networks_stay_as_they_are(method: Method, batch: Batch) -> None:
     method.train()
     still = _frozen_parts(method)
     before = {name: _snapshot(part) for name, part in still.items()}
     optimizers = method.optimizers(0.1)
     for _ in range(2):
-        sum(method(images, labels, 0.0).values()).backward()
+        sum(method(batch, 0.0).values()).backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -118,33 +137,33 @@ def frozen_networks_stay_as_they_are(method: Method, images: Tensor, labels: Ten
         _require(not touched, f"{name} does not learn, but collected gradients")
 
 
-def frozen_networks_matter(method: Method, images: Tensor, labels: Tensor) -> None:
+def frozen_networks_matter(method: Method, batch: Batch) -> None:
     still = _frozen_parts(method)
-    terms = {name: term.item() for name, term in method.train()(images, labels, 0.0).items()}
+    terms = {name: term.item() for name, term in method.train()(batch, 0.0).items()}
     with torch.no_grad():
         for parameter in (p for part in still.values() for p in part.parameters()):
             parameter.add_(torch.randn_like(parameter) * (0.1 + parameter.abs().mean()))
-    changed = {name: term.item() for name, term in method(images, labels, 0.0).items()}
+    changed = {name: term.item() for name, term in method(batch, 0.0).items()}
     _require(not still or changed != terms, f"another {', '.join(still)} changes no loss")
 
 
-def state_is_complete(method: Method, images: Tensor, labels: Tensor) -> None:
+def state_is_complete(method: Method, batch: Batch) -> None:
     other = copy.deepcopy(method)
     with torch.no_grad():
         for tensor in [*other.parameters(), *other.buffers()]:
             tensor.zero_()
     other.load_state_dict(method.state_dict())
-    for name, logits in method.eval().outputs(images).items():
-        same = torch.equal(logits, other.eval().outputs(images)[name])
+    for name, logits in method.eval().outputs(batch.images).items():
+        same = torch.equal(logits, other.eval().outputs(batch.images)[name])
         _require(same, f"output {name!r} differs after saving and loading state_dict")
 
 
-def export_is_a_plain_network(method: Method, images: Tensor, labels: Tensor) -> None:
+def export_is_a_plain_network(method: Method, batch: Batch) -> None:
     method.eval()
     net = method.export().eval()
     _require(not isinstance(net, Method), "export returns the method, not a network")
-    logits = net(images)
-    found = any(torch.equal(logits, output) for output in method.outputs(images).values())
+    logits = net(batch.images)
+    found = any(torch.equal(logits, output) for output in method.outputs(batch.images).values())
     _require(found, "the exported network gives none of the method's outputs")
     others = {id(p) for part in _frozen_parts(method).values() for p in part.parameters()}
     taken = [name for name, p in net.named_parameters() if id(p) in others]

@@ -12,9 +12,15 @@ def variant_names(records: pd.DataFrame, defaults: Mapping[str, Mapping[str, obj
     names = []
     for _, run in records.iterrows():
         own = {name: run[name] for name, usual in defaults[run["method"]].items() if run[name] != usual}
-        changed = [f"{k} {v}" if isinstance(v, str) else f"{k} {v:g}" for k, v in own.items()]
+        changed = [f"{option} {_shown(value)}" for option, value in own.items()]
         names.append(", ".join([run["method"], *changed]))
     return names
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_shown, value))
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def network_depths(records: pd.DataFrame) -> list[int | None]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kdnb.datasets.batches import Augmentation, Batches
+from kdnb.datasets.batches import Augmentation, Batch, Batches
 from kdnb.datasets.cifar import cifar
 from kdnb.datasets.dataset import Dataset, Part, stratified_split
 from kdnb.datasets.folder import image_folder
@@ -13,6 +13,7 @@ from kdnb.paths import PROJECT
 __all__ = [
     "DATASETS",
     "Augmentation",
+    "Batch",
     "Batches",
     "Dataset",
     "Part",

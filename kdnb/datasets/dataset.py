@@ -13,18 +13,40 @@ from kdnb.seeds import derived_seed
 
 @dataclass(frozen=True)
 class Part:
-    """images uint8 (N, H, W, 3), labels int64 (N,); where known, object masks bool (N, H, W)."""
+    """Images of a data set that serve one purpose.
+
+    Args:
+        images: Pixels, uint8 (N, H, W, 3).
+
+        labels: Classes, int64 (N,).
+
+        masks: Where the object is, bool (N, H, W); None where that is not known.
+
+        indices: Which images these are of the whole part, int64 (N,), where they are some of them; None
+            where they are all, numbered as they lie.
+    """
 
     images: Tensor
     labels: Tensor
     masks: Tensor | None = None
+    indices: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: Tensor) -> "Part":
+        """The images at some places as a part of their own, numbered anew.
+
+        Args:
+            index: Places in this part, int64.
+        """
         masks = None if self.masks is None else self.masks[index]
         return Part(self.images[index], self.labels[index], masks)
+
+    @property
+    def numbers(self) -> Tensor:
+        """``indices`` (N,), also where the images are all of the part."""
+        return torch.arange(len(self)) if self.indices is None else self.indices
 
 
 @dataclass(frozen=True)
@@ -76,12 +98,14 @@ class Dataset:
         """Shuffled, augmented batches of the training part."""
         images, labels = self.train.images, self.train.labels
         options = {"shuffle": True, "augmentation": augmentation, "drop_last": drop_last}
+        options["indices"] = self.train.indices
         return Batches(images, labels, batch_size, self.mean, self.std, seed=seed, **options)
 
     def batches(self, part: str, batch_size: int = 500) -> Batches:
         """Batches of ``"train"``, ``"validation"`` or ``"test"`` in stored order, not augmented."""
         chosen: Part = getattr(self, require_choice("part", part, ("train", "validation", "test")))
-        return Batches(chosen.images, chosen.labels, batch_size, self.mean, self.std)
+        about = {"mean": self.mean, "std": self.std, "indices": chosen.indices}
+        return Batches(chosen.images, chosen.labels, batch_size, **about)
 
     def few(self, count: int, *, seed: int = 0) -> "Dataset":
         """The same data set with only ``count`` training images, the classes in proportion.
@@ -94,7 +118,8 @@ class Dataset:
         if count < len(self.classes):
             raise InputError(f"{count} images cannot show {len(self.classes)} classes.")
         kept, _ = _split(self.train.labels, count, spare=0, seed=seed)
-        return replace(self, train=self.train.take(kept))
+        chosen = replace(self.train.take(kept), indices=self.train.numbers[kept])
+        return replace(self, train=chosen)
 
     def fingerprint(self) -> str:
         """A short hash of every pixel and label, to tell in a record what was trained on."""

@@ -10,8 +10,6 @@ temperature, weights, and that the full net is not pulled to its sub-nets. No pu
 checked against this file.
 """
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from kdnb.errors import InputError
@@ -36,8 +34,8 @@ class DDNN(Method):
     learns from its own labels only, though its convolutions feel every sub-net's losses: they are shared.
 
     student: the full net, one of kdnb's ResNets, with the initial weights that any other method gives
-    it. depths: of the sub-nets, from deep to shallow: "14,8" in layers, "3-3-2,2-2-2" in blocks a
-    stage, or as DepthNet takes them. batch_norm: "private" to each depth behind its first early stop, or
+    it. depths: of the sub-nets, from deep to shallow, each as a number of layers or as its blocks in
+    every stage. batch_norm: "private" to each depth behind its first early stop, or
     "shared". temperature: 1 is the literal "class posterior"; the CIFAR benchmarks' 4, weighed by its
     square, held the full net back in short training. attention_weight: at 100 the term pulls about as hard
     as the labels before training, on shapes, and holds them back; attention transfer's habit is 1000. All
@@ -51,11 +49,13 @@ class DDNN(Method):
     weights 0 with private batch norm, which would never learn, and in training for a map of one position.
     """
 
+    default_student = "resnet20"
+
     def __init__(
         self,
         student: Network,
         *,
-        depths: str | Sequence[int | Sequence[int]] = "14,8",
+        depths: tuple[int | tuple[int, ...], ...] = (14, 8),
         batch_norm: str = "private",
         label_weight: float = 1.0,
         soft_weight: float = 1.0,
@@ -77,7 +77,6 @@ class DDNN(Method):
             )
         self.label_weight, self.soft_weight = label_weight, soft_weight
         self.attention_weight, self.temperature = attention_weight, positive_temperature(temperature)
-        depths = depths_in(depths) if isinstance(depths, str) else depths
         self.net = DepthNet(student, depths, batch_norm=batch_norm)
 
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
@@ -129,21 +128,3 @@ def embedded_attention_loss(subnet: Features, full: Features) -> Tensor:
             )
         distances.append(normalized_mse(attention_map(own), attention_map(target.detach())))
     return sum(distances)
-
-
-def depths_in(words: str) -> list[int | list[int]]:
-    """The depths that a text names: "14,8" in layers, "3-3-2,2-2-2" in blocks a stage.
-
-    Raises InputError for anything else; whether they fit a network is DepthNet's to say.
-
-    >>> depths_in("14, 2-2-1")
-    [14, [2, 2, 1]]
-    """
-    try:
-        depths = [[int(number) for number in word.split("-")] for word in words.split(",")]
-    except ValueError:
-        raise InputError(
-            'depths are layers such as "14,8", or blocks of every stage such as "3-3-2,2-2-2"; '
-            f"found {words!r}."
-        ) from None
-    return [depth[0] if len(depth) == 1 else depth for depth in depths]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdnb.errors import InputError, require_choice
 from kdnb.functional import at_least_float32, pooled, require_weights
-from kdnb.method import evaluating
+from kdnb.method import Method, Parts, evaluating
 from kdnb.methods.families.distillation import Distillation, require_stages
 from kdnb.networks import Network
 
@@ -70,6 +70,11 @@ class SemCKD(Distillation):
         self.projectors = nn.ModuleDict()
         for i, j in _pairs(variant, *layers):
             self.projectors[f"{i}_{j}"] = Projector(student.channels[i], teacher.channels[j])
+
+    @classmethod
+    def assemble(cls, parts: Parts, **options: object) -> Method:
+        """Builds the method from student, teacher and batch size of ``parts``."""
+        return cls(parts.student, parts.teacher, parts.batch_size, **options)
 
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
         student, teacher = self.features(images)

@@ -1,10 +1,11 @@
 """A ``Spec`` gives a ``Record``: train what it says, keep it, find it again, and compare many of them."""
 
 from kdnb.runs.checkpoints import Saved, load_network, save_network
+from kdnb.runs.options import method_options
 from kdnb.runs.presets import Plan, plan
 from kdnb.runs.records import Record, compared, read, table
 from kdnb.runs.running import run
-from kdnb.runs.spec import Spec, method_options, with_options
+from kdnb.runs.spec import Spec, with_options
 from kdnb.runs.teachers import fit_teacher, shapes_teacher, teacher_for
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Records of finished runs: what is kept of one, and many as a table."""
+"""Records of finished runs: what is kept of one run, and many runs as a table."""
 
 import json
 import platform
@@ -15,18 +15,40 @@ from kdnb.analysis import paired_difference
 from kdnb.errors import InputError, require_choice
 from kdnb.methods import METHODS
 from kdnb.paths import PROJECT
-from kdnb.runs.spec import Spec, method_options
+from kdnb.runs.options import method_options, option_word, recorded_options
+from kdnb.runs.spec import Spec
 
 
 @dataclass(frozen=True)
 class Record:
     """What a finished run leaves in ``run.json``; ``history.csv`` and the student lie beside it.
 
-    metrics: by learner, test accuracy in percent three ways, never to be mixed: ``last`` epoch;
-    ``selected`` at the epoch with the best validation accuracy; ``best`` on the test part itself,
-    as several papers report it and as nobody should choose; both of the epochs evaluated, every
-    ``evaluate_every``-th and the last. seconds: wall time over all sittings. options: all of the
-    method's, so that a default changed later does not change what was run; None in older records.
+    Attributes:
+        spec: The settings of the run, with the method's own values where the user set none.
+
+        metrics: For every learner the test accuracy in percent, three ways that are never to be mixed:
+            ``last`` epoch; ``selected`` at the epoch with the best validation accuracy; and ``best`` on
+            the test part itself, as several papers report it and as nobody should choose. The latter two
+            are among the epochs that were evaluated: every ``evaluate_every``-th, and the last.
+
+        versions: Of Python and of the packages that a result depends on.
+
+        device: Where it was trained.
+
+        code: The commit that was checked out.
+
+        data: Fingerprint of the data.
+
+        teacher: Checksum of the teacher's file; None without a teacher.
+
+        student: Checksum of the student's file.
+
+        seconds: Wall time over all sittings.
+
+        evaluate_every: Epochs from one evaluation to the next.
+
+        options: All options of the method, so that a default that changes later does not change what was
+            run; None in older records.
     """
 
     spec: dict
@@ -52,13 +74,25 @@ def read(folder: Path) -> Record:
 
 
 def require_defaults_of_today(options: dict | None, spec: Spec, folder: Path) -> None:
-    """Raises InputError where a run in ``folder`` had other ``options`` than ``spec`` has today: a default
-    that changed since changes what is run, but not the folder's name. None, of older runs, passes."""
-    today = spec.all_options
-    changed = {name: value for name, value in (options or {}).items() if today.get(name, value) != value}
+    """Checks that a default which changed since does not make an old run pass for a new one.
+
+    A default that changes, changes what is run, but not the name of the folder.
+
+    Args:
+        options: What the run in ``folder`` kept of its options; None, of older runs, passes.
+
+        spec: What would be run today.
+
+        folder: For the message.
+
+    Raises:
+        InputError: Where the run had other options than ``spec`` has today.
+    """
+    today, kept = spec.all_options, recorded_options(spec.kind, options or {})
+    changed = {name: value for name, value in kept.items() if today.get(name, value) != value}
     if changed:
-        then = ", ".join(f"{name}={value}" for name, value in changed.items())
-        now = ", ".join(f"{name}={today[name]}" for name in changed)
+        then = ", ".join(f"{name}={option_word(value)}" for name, value in changed.items())
+        now = ", ".join(f"{name}={option_word(today[name])}" for name in changed)
         raise InputError(
             f"{folder} was run with {then}, the default of its day; today's is {now}. Choose another --out "
             "for today's, or --force to replace it."
@@ -66,14 +100,22 @@ def require_defaults_of_today(options: dict | None, spec: Spec, folder: Path) ->
 
 
 def table(folder: Path) -> pd.DataFrame:
-    """All finished runs below ``folder``, one row a learner: the run's folder, the spec, the method's
-    options (where a record does not say, today's defaults) and the metrics as columns."""
+    """All finished runs below a folder.
+
+    Args:
+        folder: Of runs, or of folders of runs.
+
+    Returns:
+        A row for every learner of every run. Columns are the run's folder, the settings, the method's
+        options (where a record does not tell one, today's default), the learner, and the metrics.
+    """
     rows = []
     for path in sorted(Path(folder).rglob("run.json")):
         record = read(path.parent)
-        today = method_options(METHODS[record.spec["method"]])
+        kind = METHODS[record.spec["method"]]
+        kept = recorded_options(kind, record.spec["options"] | (record.options or {}))
+        options = method_options(kind) | kept
         for learner, metrics in record.metrics.items():
-            options = today | record.spec["options"] | (record.options or {})
             about = {"run": path.parent.name} | record.spec | options
             about |= {"learner": learner, "seconds": record.seconds}
             rows.append(about | metrics)
@@ -81,13 +123,23 @@ def table(folder: Path) -> pd.DataFrame:
 
 
 def compared(runs: pd.DataFrame, name: str, *, baseline: str) -> pd.DataFrame:
-    """Rows of ``table``, one a seed and value of column ``name``, against those named ``baseline``.
+    """Groups of runs against a baseline, paired by seed.
 
-    A row a name, in the order they come in: how many seeds, mean and standard deviation of the accuracy
-    at the last epoch; then the mean ``difference`` from the baseline over the seeds that both have, and the
-    ends of its 95 % interval (NaN where fewer than two are paired, and for the baseline itself).
+    Args:
+        runs: Rows of ``table``, one for every seed and value of the column ``name``.
 
-    Raises InputError for a baseline that is not there, or two rows of one name and seed.
+        name: The column that names the groups.
+
+        baseline: The group that the others are compared with.
+
+    Returns:
+        A row for every group, in the order they come in: the number of ``seeds``; ``mean`` and standard
+        deviation ``std`` of the accuracy at the last epoch; the mean ``difference`` from the baseline over
+        the seeds that both have, and the ends ``low`` and ``high`` of its 95 % interval (NaN where fewer
+        than two are paired, and for the baseline itself).
+
+    Raises:
+        InputError: For a baseline that is not there, or two rows of one name and seed.
     """
     require_choice(name, baseline, map(str, runs[name].unique()))
     if (twice := runs.duplicated([name, "seed"])).any():

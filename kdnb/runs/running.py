@@ -1,9 +1,8 @@
 """A Spec gives a Record: train, or find what was trained; keep, and resume."""
 
-import inspect
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -16,8 +15,7 @@ from kdnb import datasets
 from kdnb.datasets import Augmentation, Dataset
 from kdnb.errors import InputError
 from kdnb.files import write_whole
-from kdnb.method import Method
-from kdnb.methods import METHODS
+from kdnb.method import Method, Parts
 from kdnb.networks import Network, build
 from kdnb.runs.checkpoints import load_state, save_network, save_state
 from kdnb.runs.records import (
@@ -31,8 +29,7 @@ from kdnb.runs.records import (
 from kdnb.runs.spec import Spec
 from kdnb.runs.teachers import fit_teacher, shapes_teacher
 from kdnb.seeds import derived_seed
-from kdnb.train import evaluate, train
-from kdnb.train.schedules import SCHEDULES
+from kdnb.train import SCHEDULES, evaluate, train
 
 
 def run(
@@ -45,17 +42,34 @@ def run(
     evaluate_every: int = 1,
     report: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> Record:
-    """Trains what ``spec`` says, in ``out / spec.name``, or returns the record that is there.
+    """Trains what ``spec`` says, or returns the record of the run that is there.
 
-    After every epoch the state is saved and ``report`` gets that epoch's row of the history. An
-    interrupted run goes on with ``resume``, to the same bits as without the interruption; ``again``
-    starts over. evaluate_every: epochs from one evaluation to the next (the last epoch has one); it
-    changes no weight, but the selected and the best epoch are among those evaluated. Under torchrun
-    every process trains; the leading one writes and reports.
+    After every epoch the state is saved. An interrupted run goes on with ``resume``, to the same bits as
+    without the interruption. Under torchrun every process trains; the leading one writes and reports.
 
-    Raises InputError for bad input, for an interrupted run without ``resume`` or whose data or
-    teacher are others by now, for a run under a default that has changed since, and, before training,
-    when the folder cannot be written.
+    Args:
+        spec: The run. Its folder is ``out / spec.name``.
+
+        out: The folder of the runs.
+
+        resume: Whether an interrupted run goes on.
+
+        again: Whether a finished or interrupted run is replaced by a new one.
+
+        data_root: Where data are downloaded and archives unpacked; the course's ``data`` folder if None.
+
+        evaluate_every: Epochs from one evaluation to the next; the last epoch always has one. It changes
+            no weight, but the selected and the best epoch are among those evaluated.
+
+        report: Gets every epoch's row of the history.
+
+    Returns:
+        The record, also found in ``run.json``.
+
+    Raises:
+        InputError: For bad input; for an interrupted run without ``resume``, or whose data or teacher are
+            others by now; for a run under a default that has changed since; and, before training, when
+            the folder cannot be written.
     """
     if evaluate_every < 1:
         raise InputError(f"evaluate_every must be at least 1 epoch, found {evaluate_every}.")
@@ -64,49 +78,67 @@ def run(
         record = read(folder)
         require_defaults_of_today(record.options, spec, folder)
         return record
-    state = None if again else load_state(folder)
-    if state is not None and not resume:
+    state = None if again else _interrupted(spec, folder, resume)
+    data = datasets.load(
+        spec.data, size=spec.size, seed=spec.data_seed, validation=spec.validation, root=data_root
+    )
+    shown = data.few(spec.labels, seed=spec.seed) if spec.labels else data
+    method, teacher = assemble(spec, shown)
+    share = getattr(method, "batch_size", None)  # where images of a batch are compared
+    origin = {"data": data.fingerprint(), "teacher": teacher, "share of a batch": share}
+    fresh = {"train": None, "history": [], "seconds": 0.0, **origin}
+    begun = fresh if state is None else _same_origin(state, origin, folder)
+    if leads():
+        _claim(folder, again)
+    state = begun
+    for row, state in _epochs(spec, method, shown, begun, evaluate_every):
+        if leads():
+            save_state(state, folder)
+            report(row)
+    return _finish(spec, folder, method, data, state, evaluate_every)
+
+
+def _interrupted(spec: Spec, folder: Path, resume: bool) -> dict | None:
+    """The state to go on from, or None where there is none."""
+    state = load_state(folder)
+    if state is None:
+        return None
+    if not resume:
         raise InputError(
             f"{folder} holds an interrupted run ({len(state['history'])} of {spec.epochs} epochs). "
             "Add --resume to go on, or --force to start over."
         )
-    if state is not None:
-        require_defaults_of_today(state.get("options"), spec, folder)
-    data = datasets.load(
-        spec.data, size=spec.size, seed=spec.data_seed, validation=spec.validation, root=data_root
-    )
-    method, teacher = assemble(spec, data)
-    shown = _batches(spec, data)
+    require_defaults_of_today(state.get("options"), spec, folder)
+    return state
+
+
+def _epochs(
+    spec: Spec, method: Method, data: Dataset, state: dict, evaluate_every: int
+) -> Iterator[tuple[dict[str, float], dict]]:
+    """Every further epoch: its row of the history, and the state after it."""
+    augmentation = Augmentation(spec.flip, spec.pad, spec.padding)
+    batches = data.train_batches(spec.batch_size, seed=spec.seed, augmentation=augmentation)
     evaluated = {part: data.batches(part) for part in ("validation", "test")}
-    share = getattr(method, "batch_size", None)  # where images of a batch are compared
-    origin = {"data": data.fingerprint(), "teacher": teacher, "share of a batch": share}
-    fresh = {"train": None, "history": [], "seconds": 0.0, **origin}
-    state = fresh if state is None else _same_origin(state, origin, folder)
-    if leads():
-        _claim(folder, again)
     start = perf_counter() - state["seconds"]
     for epoch in train(
         method,
-        shown,
+        batches,
         epochs=spec.epochs,
         lr=spec.lr,
-        schedule=SCHEDULES[spec.schedule],
+        schedule=SCHEDULES[spec.settings["schedule"]],
         precision=spec.precision,
         seed=spec.seed,
         resume=state["train"],
     ):
         row = {"epoch": epoch.number, "lr": epoch.lr, "seconds": epoch.seconds} | epoch.losses
         due = epoch.number % evaluate_every == 0 or epoch.number == spec.epochs
-        for part, batches in evaluated.items() if due else ():
-            accuracies = evaluate(method, batches, precision=spec.precision)
+        for part, shown in evaluated.items() if due else ():
+            accuracies = evaluate(method, shown, precision=spec.precision)
             row |= {f"{part}/{name}": accuracy for name, accuracy in accuracies.items()}
         history, seconds = [*state["history"], row], perf_counter() - start
-        kept = {"train": epoch.state(), "history": history, "seconds": seconds}
-        state = kept | origin | {"options": spec.all_options}
-        if leads():
-            save_state(state, folder)
-            report(row)
-    return _finish(spec, folder, method, data, state, evaluate_every)
+        new = {"train": epoch.state(), "history": history, "seconds": seconds}
+        state = state | new | {"options": spec.all_options}
+        yield row, state
 
 
 def leads() -> bool:
@@ -115,29 +147,43 @@ def leads() -> bool:
 
 
 def assemble(spec: Spec, data: Dataset) -> tuple[Method, str | None]:
-    """The method that ``spec`` describes, with fresh networks, and the teacher's checksum.
+    """The method that ``spec`` describes, with fresh networks.
 
-    The student's initial weights depend on the seed alone, so that runs of different methods with
-    one seed are paired; where several networks learn, these are the weights of the one that is kept.
-    Raises InputError for a teacher that is missing or knows other classes.
+    The student's first weights depend on the seed alone, so that runs of different methods with one seed
+    are paired. Where several networks learn, these are the weights of the one that is exported.
+
+    Args:
+        spec: The run.
+
+        data: What it trains on, its training part brought down to ``spec.labels`` images.
+
+    Returns:
+        The method, and the checksum of the teacher's file, None for a method without a teacher.
+
+    Raises:
+        InputError: For a teacher that is missing or knows other classes.
     """
-    parameters, checksum = inspect.signature(METHODS[spec.method]).parameters, None
+    checksums = []
 
     def network(number: int) -> Network:
         seed = derived_seed(spec.seed, "network", number) if number else spec.seed
         return build(spec.student, classes=len(data.classes), seed=seed)
 
-    networks = {"network": network} if "network" in parameters else {"student": network(0)}
-    if spec.needs_teacher:
+    def teacher() -> Network:
         path = _teacher_file(spec)
-        networks["teacher"], checksum = fit_teacher(path, data).net, _checksum(path)
-    if "batch_size" in parameters:
-        networks["batch_size"] = -(-spec.batch_size // int(os.environ.get("WORLD_SIZE", 1)))
+        saved = fit_teacher(path, data)
+        checksums.append(_checksum(path))
+        return saved.net
+
+    share = -(-spec.batch_size // int(os.environ.get("WORLD_SIZE", 1)))
+    held_out = data.batches("validation")
+    parts = Parts(network, teacher, share, data.train.labels, data.train.numbers, held_out)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(spec.seed, "auxiliary"))
-        method = METHODS[spec.method](**networks, **spec.options)
-    method.weight_decay = spec.weight_decay
-    return method, checksum
+        method = spec.kind.assemble(parts, **spec.options)
+    for name in ("weight_decay", "momentum", "nesterov"):
+        setattr(method, name, spec.settings[name])
+    return method, checksums[0] if checksums else None
 
 
 def _teacher_file(spec: Spec) -> Path:
@@ -150,12 +196,6 @@ def _teacher_file(spec: Spec) -> Path:
             "labels-only --student resnet20 --data ...' and give its folder with --teacher."
         )
     return shapes_teacher()
-
-
-def _batches(spec: Spec, data: Dataset) -> datasets.Batches:
-    augmentation = Augmentation(spec.flip, spec.pad, spec.padding)
-    shown = data.few(spec.labels, seed=spec.seed) if spec.labels else data
-    return shown.train_batches(spec.batch_size, seed=spec.seed, augmentation=augmentation)
 
 
 def _same_origin(state: dict, origin: dict[str, str | None], folder: Path) -> dict:
@@ -187,7 +227,7 @@ def _finish(
             save_network(net, spec.student, data, folder / f"{name}.safetensors")
         write_whole(folder / "history.csv", history.to_csv(index=False))
     record = Record(
-        spec=asdict(spec),
+        spec=spec.settings,
         metrics=metrics_of(history),
         versions=versions(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -1,6 +1,7 @@
 """Spec: every choice that a run's result depends on, checked and hashed."""
 
-import inspect
+from __future__ import annotations
+
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
@@ -10,66 +11,154 @@ from kdnb.errors import InputError, require_choice
 from kdnb.method import Method
 from kdnb.methods import METHODS
 from kdnb.networks import plain_name
-from kdnb.train import PRECISIONS
-from kdnb.train.schedules import SCHEDULES
+from kdnb.runs.options import Option, canonical_options, method_options, options_from_words
+from kdnb.train import PRECISIONS, SCHEDULES
+
+OWN = ("weight_decay", "momentum", "nesterov", "schedule")  # None: as the method has it
+LEAST = {"epochs": 1, "batch_size": 1, "labels": 0, "weight_decay": 0, "momentum": 0, "pad": 0}
+LARGEST = 2**63  # exclusive: what a seed of torch, and an index, can hold
 
 
-@dataclass(frozen=True)
+def _setting(default: object, words: str) -> object:
+    """A field with a default and with the help text of its option on the command line."""
+    return field(default=default, metadata={"help": words})
+
+
+@dataclass(frozen=True, eq=False)
 class Spec:
     """One run. Two runs with equal specs on one machine give equal weights, bit for bit.
 
-    data: a name or a path, as ``datasets.load`` takes it. data_seed: of the splits, and of what
-    ``shapes`` draws. labels: training pictures the student sees, 0 for all. teacher: a network file
-    or a run's folder; None is the shipped teacher for shapes, and right for methods without one.
-    options: the method's keyword arguments that differ from its defaults.
+    Specs are equal when they describe the same run: a default that is spelled out changes nothing, nor does
+    2 in place of 2.0.
+
+    Args:
+        method: Name of the method, of ``METHODS``.
+
+        data: A name or a path, as ``datasets.load`` takes it.
+
+        student: Name of the network that is trained. None is the method's own choice, most often resnet8.
+
+        teacher: A network file or a run's folder. None is the shipped teacher for shapes, and right for
+            methods without a teacher.
+
+        options: The method's keyword arguments. Those that equal a default are dropped.
+
+        labels: Training pictures that the student sees, 0 for all.
+
+        size: Height and width of the pictures of a folder, in pixels.
+
+        validation: Share of the training pictures that is held out.
+
+        data_seed: Of the splits, and of what ``shapes`` draws.
+
+        epochs: Of training.
+
+        batch_size: Pictures in a batch, over all processes.
+
+        lr: Learning rate at the start.
+
+        weight_decay: None is the method's own, as are None for the next three.
+
+        momentum: Of the method's default optimizer.
+
+        nesterov: Whether its momentum is Nesterov's.
+
+        schedule: Name of the learning-rate schedule.
+
+        flip: Whether pictures are mirrored at random.
+
+        pad: Pixels that are added on every side before a random crop.
+
+        padding: ``"zero"`` or ``"reflect"``.
+
+        precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp64"``.
+
+        seed: Of the first weights, the order of the pictures, and what is random in training.
+
+    Raises:
+        InputError: For an unknown name, a number out of range, or an option the method does not have.
     """
 
     method: str
-    data: str = "shapes"
-    student: str = "resnet8"
-    teacher: str | None = None
-    options: dict[str, float | int | bool | str] = field(default_factory=dict)
-    labels: int = 0
-    size: int = 32
-    validation: float = 0.1
-    data_seed: int = 0
-    epochs: int = 40
-    batch_size: int = 64
-    lr: float = 0.05
-    weight_decay: float = 5e-4
-    schedule: str = "cosine"
-    flip: bool = True
-    pad: int = 4
-    padding: str = "zero"
-    precision: str = "auto"
-    seed: int = 0
+    data: str = _setting("shapes", "A name, a folder or an archive.")
+    student: str | None = _setting(None, "The network to train.")
+    teacher: str | None = _setting(None, "A run's folder or network file; for shapes the shipped one.")
+    options: dict[str, Option] = field(default_factory=dict)
+    labels: int = _setting(0, "Training pictures to use; 0 is all.")
+    size: int = _setting(32, "Pixels a side, for your own pictures.")
+    validation: float = _setting(0.1, "Share held out of training.")
+    data_seed: int = _setting(0, "Of splits, and of drawn data.")
+    epochs: int = _setting(40, "Epochs of training.")
+    batch_size: int = _setting(64, "Pictures in a batch.")
+    lr: float = _setting(0.05, "Learning rate at the start.")
+    weight_decay: float | None = _setting(None, "Of the optimizer.")
+    momentum: float | None = _setting(None, "Of the optimizer.")
+    nesterov: bool | None = _setting(None, "Nesterov's momentum.")
+    schedule: str | None = _setting(None, f"Of the learning rate: {' or '.join(SCHEDULES)}.")
+    flip: bool = _setting(True, "Mirror pictures at random.")
+    pad: int = _setting(4, "Pixels to pad before random crops.")
+    padding: str = _setting("zero", "zero or reflect.")
+    precision: str = _setting("auto", f"{', '.join(PRECISIONS)}.")
+    seed: int = _setting(0, "Of weights, batches and dropout.")
 
     def __post_init__(self) -> None:
         require_choice("method", self.method, METHODS)
+        if self.student is None:
+            object.__setattr__(self, "student", self.kind.default_student)
         plain_name(self.student)
-        require_choice("schedule", self.schedule, SCHEDULES)
         require_choice("padding", self.padding, ("zero", "reflect"))
         require_choice("precision", self.precision, PRECISIONS)
-        for number in fields(self):
-            if number.type in (int, float) and not isinstance(getattr(self, number.name), bool):
-                self._set_number(number.name, number.type)
-        for name, least in (("epochs", 1), ("batch_size", 1), ("labels", 0), ("weight_decay", 0)):
-            if not least <= getattr(self, name) < float("inf"):
-                raise InputError(f"{name} must be at least {least}, found {getattr(self, name)}.")
+        if self.schedule is not None:
+            require_choice("schedule", self.schedule, SCHEDULES)
+        for setting in fields(self):
+            self._check_number(setting.name, setting.type)
         if not 0 < self.lr < float("inf"):
             raise InputError(f"lr must be above 0, found {self.lr}.")
+        options = canonical_options(self.method, self.kind, self.options)
+        object.__setattr__(self, "options", options)
 
-    def _set_number(self, name: str, kind: type) -> None:
-        """1 and 1.0 are one learning rate and must have one digest; 2.5 epochs are a mistake."""
-        value = getattr(self, name)
-        if kind is int and not float(value).is_integer():
+    def _check_number(self, name: str, kind: str) -> None:
+        """Brings a number to its type: 1 and 1.0 are one learning rate, 2.5 epochs are a mistake."""
+        value, word = getattr(self, name), kind.split(" ")[0]
+        if word not in ("int", "float") or (value is None and "None" in kind):
+            return
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{name} must be a number, found {value!r}.")
+        if word == "int" and not (isinstance(value, int) or value.is_integer()):
             raise InputError(f"{name} must be a whole number, found {value}.")
-        object.__setattr__(self, name, kind(value))
+        if isinstance(value, int) and abs(value) >= LARGEST:
+            raise InputError(
+                f"{name} must be below 2 to the power of 63, found a number of {value.bit_length()} bits."
+            )
+        if name in LEAST and not LEAST[name] <= value < float("inf"):
+            raise InputError(f"{name} must be at least {LEAST[name]}, found {value}.")
+        object.__setattr__(self, name, int(value) if word == "int" else float(value))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spec) and self.settings == other.settings
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @property
+    def kind(self) -> type[Method]:
+        """The class of the method."""
+        return METHODS[self.method]
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Every field, the method's own settings in place of None: what a record keeps."""
+        own = {name: getattr(self.kind, name) for name in OWN if getattr(self, name) is None}
+        return asdict(self) | own
 
     @property
     def digest(self) -> str:
-        """Eight hexadecimal digits that change with every field."""
-        return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+        """Eight hexadecimal digits, the same for equal specs and others for others."""
+        settings = self.settings
+        for name in ("momentum", "nesterov"):  # a spec of the first edition keeps its digest
+            if settings[name] == getattr(self.kind, name):
+                del settings[name]
+        return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
     def name(self) -> str:
@@ -78,41 +167,21 @@ class Spec:
         return f"{self.method}-{data}-{self.student}-seed{self.seed}-{self.digest}"
 
     @property
-    def all_options(self) -> dict[str, float | int | bool | str]:
+    def all_options(self) -> dict[str, Option]:
         """The method's keyword arguments in this run, today's defaults among them."""
-        return method_options(METHODS[self.method]) | self.options
-
-    @property
-    def needs_teacher(self) -> bool:
-        return "teacher" in inspect.signature(METHODS[self.method]).parameters
+        return method_options(self.kind) | self.options
 
 
 def with_options(spec: Spec, words: list[str]) -> Spec:
-    """``spec`` with ``name=value`` words for the method's keyword arguments, read by their types.
+    """``spec`` with further options of its method.
 
-    Raises InputError for an option the method does not have, or a value of another type.
+    Args:
+        spec: It is not changed.
+
+        words: ``name=value``, read by the types of the method's keyword arguments.
+
+    Raises:
+        InputError: For an option that the method does not have, or a value of another type.
     """
-    defaults = method_options(METHODS[spec.method])
-    options = dict(spec.options)
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise InputError(f"An option is given as name=value, found {word!r}.")
-        require_choice(f"option of {spec.method}", name, defaults)
-        options[name] = _read(name, value, type(defaults[name]))
-    changed = {name: value for name, value in options.items() if value != defaults[name]}
-    return replace(spec, options=changed)
-
-
-def method_options(method: type[Method]) -> dict[str, float | int | bool | str]:
-    """A method's keyword arguments and their defaults: its hyperparameters."""
-    parameters = inspect.signature(method).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-def _read(name: str, value: str, kind: type) -> float | int | bool | str:
-    words = {"true": True, "false": False}
-    try:
-        return words[value.lower()] if kind is bool else kind(value)
-    except (ValueError, KeyError):
-        raise InputError(f"{name} is a {kind.__name__}, found {value!r}.") from None
+    read = options_from_words(spec.method, spec.kind, words)
+    return replace(spec, options=spec.options | read)

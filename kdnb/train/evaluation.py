@@ -5,16 +5,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from kdnb.datasets.batches import Batches
+from kdnb.datasets.batches import Batch, Batches
 from kdnb.errors import InputError
 from kdnb.functional import correct
 from kdnb.method import Method, evaluating
 from kdnb.train.hardware import use_bf16
 
-Pairs = Iterable[tuple[Tensor, Tensor]]
+Loader = Batches | Iterable[Batch | tuple[Tensor, Tensor]]
 
 
-def evaluate(method: nn.Module, batches: Batches | Pairs, *, precision: str = "auto") -> dict[str, float]:
+def evaluate(method: nn.Module, batches: Loader, *, precision: str = "auto") -> dict[str, float]:
     """Top-1 accuracy in percent, by learner: every entry of ``method.outputs``.
 
     A plain network gives one entry, ``"network"``; a method with a ``group`` gives one more, ``"union"``:
@@ -44,7 +44,7 @@ def evaluate(method: nn.Module, batches: Batches | Pairs, *, precision: str = "a
     return {name: 100 * int(total) / count for name, total in right.items()}
 
 
-def logits_of(net: nn.Module, batches: Batches | Pairs) -> Tensor:
+def logits_of(net: nn.Module, batches: Loader) -> Tensor:
     """All logits (N, K) of a network in eval mode, in the order of ``batches``, float32 on the CPU."""
     device = next(net.parameters()).device
     with evaluating(net), torch.no_grad():

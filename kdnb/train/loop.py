@@ -1,11 +1,6 @@
-"""One loop for every method; the notebook owns the ``for``.
+"""``train``: one loop for every method, as a generator."""
 
-    for epoch in train(method, batches, epochs=12, lr=0.05):
-        history.append(epoch.losses | evaluate(method, test))
-
-Device, precision and several processes are Lightning Fabric's work, in this file alone. Started by
-``torchrun``, every process trains on its share of each batch and gradients are averaged.
-"""
+from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -15,11 +10,11 @@ import torch
 from lightning_fabric import Fabric
 from torch.optim import Optimizer
 
-from kdnb.datasets.batches import Batches
+from kdnb.datasets.batches import Batch, Batches
 from kdnb.errors import InputError
 from kdnb.method import Method
 from kdnb.seeds import derived_seed
-from kdnb.train.evaluation import Pairs
+from kdnb.train.evaluation import Loader
 from kdnb.train.hardware import fabric_for, reproducible
 from kdnb.train.losslog import LossLog, require_finite_weights
 from kdnb.train.schedules import Schedule, cosine
@@ -29,8 +24,16 @@ from kdnb.train.schedules import Schedule, cosine
 class Epoch:
     """What one epoch did.
 
-    number: epochs finished so far. losses: the mean of each term over the epoch. lr: the first
-    optimizer's, at the end. seconds: of the steps alone. bf16: whether precision was bf16 autocast.
+    Attributes:
+        number: Epochs finished so far.
+
+        losses: The mean of every term over the steps of the epoch in which it occurred.
+
+        lr: Learning rate of the first optimizer at the end of the epoch.
+
+        seconds: Time that the steps took.
+
+        bf16: Whether the precision was bf16 autocast.
     """
 
     number: int
@@ -42,9 +45,9 @@ class Epoch:
     _optimizers: list[Optimizer] = field(repr=False)
 
     def state(self) -> dict:
-        """All that ``train(..., resume=state)`` needs to go on with the same bits.
+        """Everything that ``train(..., resume=state)`` needs to go on with the same bits.
 
-        It refers to live tensors: save it, or copy it, before the next epoch begins.
+        The state refers to live tensors: save it, or copy it, before the next epoch begins.
         """
         optimizers = [optimizer.state_dict() for optimizer in self._optimizers]
         return {
@@ -56,7 +59,7 @@ class Epoch:
 
 def train(
     method: Method,
-    batches: Batches | Pairs,
+    batches: Loader,
     *,
     epochs: int,
     lr: float,
@@ -68,17 +71,39 @@ def train(
 ) -> Iterator[Epoch]:
     """Trains ``method`` in place and yields after every epoch; ``break`` stops early.
 
-    batches: ``Batches``, or anything with a length that yields (images, labels) anew each epoch,
-    such as a DataLoader. Of ``Batches`` an incomplete last one is dropped where the method asks for
-    full ones; a DataLoader needs drop_last=True there.
-    schedule: factor of ``lr`` as a function of progress in [0, 1). precision: "auto" is bf16
-    autocast where the machine has fast bf16, else fp32; also "fp32", "bf16", "fp64". Everything is
-    laid out channels_last. device: "auto", "cpu", "cuda" or "mps". seed:
-    of what is random in the forward passes; the global random state is left alone. resume: an
-    earlier ``Epoch.state()``; lr, schedule and epochs may differ from those it was made with.
+    Everything is laid out channels last.
 
-    Raises InputError for settings out of range, NotFinite when a term or a weight is not finite:
-    nothing is yielded for that epoch, so the last saved state is sound.
+    Args:
+        method: What is trained. It stays on the device it is brought to.
+
+        batches: ``Batches``, or anything with a length that yields ``Batch`` objects or pairs (images,
+            labels) anew in each epoch, such as a DataLoader. Of ``Batches`` an incomplete last batch is
+            dropped where the method asks for full ones; a DataLoader needs drop_last=True there. Further
+            views come from ``Batches``, or from a loader of ``Batch`` objects that carry them.
+
+        epochs: How many epochs there are in all, those before ``resume`` included.
+
+        lr: Learning rate at the start.
+
+        schedule: Factor of ``lr`` as a function of progress in [0, 1).
+
+        precision: ``"auto"`` is bf16 autocast where the machine has fast bf16, else fp32; or ``"fp32"``,
+            ``"bf16"``, ``"fp64"``.
+
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+
+        seed: Of what is random in the forward passes. The global random state is left as it was.
+
+        resume: An earlier ``Epoch.state()``. ``lr``, ``schedule`` and ``epochs`` may differ from those it
+            was made with.
+
+    Yields:
+        An ``Epoch`` after every epoch.
+
+    Raises:
+        InputError: For settings out of range, and for a loader that does not give what the method needs.
+        NotFinite: When a term or a weight is not finite. Nothing is yielded for that epoch, so the last
+            saved state is sound.
     """
     if epochs < 1 or not 0 < lr < float("inf"):
         raise InputError(f"epochs must be at least 1 and lr above 0, found {epochs} and {lr}.")
@@ -89,18 +114,17 @@ def train(
     module, *steppers = fabric.setup(method, *optimizers)
     first = 0 if resume is None else _restore(resume, method, optimizers)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    if isinstance(batches, Batches):
-        full = batches.drop_last or method.fixed_batch
-        batches = replace(batches.to(fabric.device), drop_last=full)
+    batches = _prepared(batches, method, fabric)
     for number in range(first, epochs):
         method.train()
         log, start = LossLog(fabric.all_reduce, number * len(batches)), perf_counter()
         with reproducible(derived_seed(seed, "train", number), fabric.device):
-            for images, labels in _shares(batches, number, fabric):
+            method.begin_epoch(number)
+            for batch in _shares(batches, number, fabric):
                 position = log.steps / len(batches)  # in epochs, fractional
                 for group, rate in zip(groups, rates, strict=True):
                     group["lr"] = rate * schedule(position / epochs)
-                terms = module(images, labels, position)
+                terms = module(batch, position)
                 for stepper in steppers:
                     stepper.zero_grad()
                 fabric.backward(sum(terms.values()))
@@ -127,16 +151,25 @@ def _restore(state: dict, method: Method, optimizers: list[Optimizer]) -> int:
     return state["epoch"]
 
 
-def _shares(batches: Batches | Pairs, epoch: int, fabric: Fabric) -> Pairs:
-    """This process's share of every batch of an epoch, on its device, channels last.
+def _prepared(batches: Loader, method: Method, fabric: Fabric) -> Loader:
+    """``Batches`` on the device, with full batches and as many views as the method asks for."""
+    if not isinstance(batches, Batches):
+        return batches
+    full = batches.drop_last or method.fixed_batch
+    return replace(batches.to(fabric.device), drop_last=full, views=method.views)
 
-    Shares are of one size, so that the mean of their gradients is the batch's; where the batch does
-    not divide, its first images are shown once more.
+
+def _shares(batches: Loader, epoch: int, fabric: Fabric) -> Iterator[Batch]:
+    """This process's share of every batch of an epoch, on its device.
+
+    Shares are of one size, so that the mean of their gradients is the batch's. Where the batch does not
+    divide, its first images are shown once more.
     """
-    for images, labels in batches.epoch(epoch) if isinstance(batches, Batches) else batches:
+    for loaded in batches.epoch(epoch) if isinstance(batches, Batches) else batches:
+        batch = Batch.of(loaded)
         if fabric.world_size > 1:
-            most = -(-len(labels) // fabric.world_size)
-            mine = torch.arange(most, device=labels.device) * fabric.world_size + fabric.global_rank
-            images, labels = images[mine % len(labels)], labels[mine % len(labels)]
-        images = images.to(fabric.device).contiguous(memory_format=torch.channels_last)
-        yield images, labels.to(fabric.device)
+            count = len(batch.labels)
+            most = -(-count // fabric.world_size)
+            mine = torch.arange(most, device=batch.labels.device) * fabric.world_size + fabric.global_rank
+            batch = batch.take(mine % count)
+        yield batch.to(fabric.device)

@@ -1,6 +1,7 @@
-"""The losses of an epoch, and the watch on them: training stops when one is not finite."""
+"""The loss terms of an epoch, and the watch on them: training stops when one is not finite."""
 
 from collections.abc import Callable
+from math import fsum, isfinite
 
 import torch
 from torch import Tensor, nn
@@ -13,53 +14,70 @@ _REMEDY = "Lower lr or the term's weight; the state saved before this epoch is s
 
 
 class NotFinite(ArithmeticError):
-    """A loss term, or a weight it moved, is infinite or not a number; the message names it."""
+    """A loss term, or a weight that it moved, is infinite or not a number. The message names it."""
 
 
 class LossLog:
     """The terms of an epoch's steps, averaged over processes.
 
-    Read from the device every CHECK_EVERY steps, to stop soon after a term is not finite.
-    average: of a tensor over the processes. steps: taken since training began.
+    The terms stay on the device and are read every CHECK_EVERY steps, so that training stops soon after a
+    term is not finite.
+
+    Args:
+        average: Gives the mean of a tensor over the processes.
+
+        steps: Taken since training began.
     """
 
     def __init__(self, average: Callable[[Tensor], Tensor], steps: int) -> None:
         self.average, self.steps = average, steps
-        self.names: list[str] = []
-        self.unread: list[Tensor] = []
-        self.read: list[Tensor] = []
+        self.unread: list[dict[str, Tensor]] = []
+        self.read: dict[str, list[float]] = {}
 
     def add(self, terms: dict[str, Tensor]) -> None:
-        self.names = list(terms)
-        self.unread.append(torch.stack([term.detach() for term in terms.values()]))
+        """Takes the terms of one step. Another step may have other terms."""
+        self.unread.append({name: term.detach() for name, term in terms.items()})
         self.steps += 1
         if len(self.unread) == CHECK_EVERY:
             self._look()
 
     def means(self) -> dict[str, float]:
-        if self.unread:
-            self._look()
+        """The mean of every term over the steps that had it.
+
+        Raises:
+            InputError: If no step was taken.
+            NotFinite: If a term is not finite.
+        """
+        self._look()
         if not self.read:
             raise InputError("The batches are empty: there is nothing to train on.")
-        return dict(zip(self.names, torch.cat(self.read).mean(0).tolist(), strict=True))
+        return {name: fsum(values) / len(values) for name, values in self.read.items()}
 
     def _look(self) -> None:
-        values = self.average(torch.stack(self.unread)).cpu().double()  # (steps, terms)
-        bad = (~values.isfinite()).nonzero().tolist()
-        if bad:
-            step, term = bad[0]
-            raise NotFinite(
-                f"The term {self.names[term]!r} is not finite at step "
-                f"{self.steps - len(values) + step}. {_REMEDY}"
-            )
-        self.read.append(values)
+        if not self.unread:
+            return
+        first = self.steps - len(self.unread)
+        found = [(step, name) for step, terms in enumerate(self.unread, first) for name in terms]
+        values = torch.stack([term for terms in self.unread for term in terms.values()])
+        for (step, name), value in zip(found, self.average(values).double().tolist(), strict=True):
+            if not isfinite(value):
+                raise NotFinite(f"The term {name!r} is not finite at step {step}. {_REMEDY}")
+            self.read.setdefault(name, []).append(value)
         self.unread.clear()
 
 
 def require_finite_weights(method: nn.Module, steps: int) -> None:
-    """Raises NotFinite for a weight that is not finite.
+    """Checks the weights after the last step of an epoch.
 
-    A finite term can have an infinite gradient; after the last step no other term would tell.
+    A finite term can have an infinite gradient, and after the last step no other term would tell.
+
+    Args:
+        method: The method whose weights are read.
+
+        steps: Taken since training began, for the message.
+
+    Raises:
+        NotFinite: For a weight that is not finite.
     """
     for name, weight in method.named_parameters():
         if not weight.isfinite().all():

@@ -50,7 +50,7 @@ def test_stages_of_one_size_are_paired_where_numbers_differ(batch):
     contract(method, *batch)
     own, shown = (net(batch[0]).maps for net in (student.features, teacher.features))
     expected = attention_transfer_loss(own[:2], shown[1:])
-    torch.testing.assert_close(method(*batch, 0.0)["student/attention"], 1000 * expected)
+    torch.testing.assert_close(method.losses(*batch, 0.0)["student/attention"], 1000 * expected)
     last = Tapped(torchvision.models.resnet18(num_classes=10), "layer4")  # divides by 32
     with pytest.raises(InputError, match=r"No stage of the student .* is as large"):
         AttentionTransfer(student, last, pairs="size")
@@ -58,7 +58,7 @@ def test_stages_of_one_size_are_paired_where_numbers_differ(batch):
 
 def test_a_student_equal_to_its_teacher_has_nothing_to_transfer(batch):
     teacher = build("resnet8", classes=10)
-    terms = AttentionTransfer(copy.deepcopy(teacher), teacher).eval()(*batch, 0.0)
+    terms = AttentionTransfer(copy.deepcopy(teacher), teacher).eval().losses(*batch, 0.0)
     assert terms["student/attention"].item() == pytest.approx(0, abs=1e-9)
 
 
@@ -85,14 +85,14 @@ def test_duplicating_the_batch_changes_neither_loss_nor_gradient():
 def test_without_the_term_the_step_is_the_baselines_bit_for_bit(batch):
     gradients = []
     for method in (make(attention_weight=0.0), LabelsOnly(build("resnet8", classes=10))):
-        sum(method(*batch, 0.0).values()).backward()
+        sum(method.losses(*batch, 0.0).values()).backward()
         gradients.append([parameter.grad for parameter in method.student.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_a_constant_image_gives_finite_gradients():
     method = make()
-    sum(method(torch.zeros(8, 3, 16, 16), torch.arange(8), 0.0).values()).backward()
+    sum(method.losses(torch.zeros(8, 3, 16, 16), torch.arange(8), 0.0).values()).backward()
     assert all(p.grad.isfinite().all() for p in method.student.parameters())
     assert torch.equal(attention_map(torch.zeros(2, 3, 4, 4)), torch.zeros(2, 4, 4))
 
@@ -101,7 +101,9 @@ def test_bad_pairs_are_refused(batch):
     with pytest.raises(InputError, match="3 stages and the teacher 4"):
         AttentionTransfer(build("resnet8", classes=10), build("vgg8", classes=10))
     with pytest.raises(InputError, match="one position"):
-        AttentionTransfer(build("mobilenetv2", classes=10), build("mobilenetv2", classes=10))(*batch, 0.0)
+        AttentionTransfer(build("mobilenetv2", classes=10), build("mobilenetv2", classes=10)).losses(
+            *batch, 0.0
+        )
     with pytest.raises(InputError, match=r"Wrap it: Tapped"):
         AttentionTransfer(torch.nn.Flatten(), build("vgg8", classes=10))
     with pytest.raises(InputError, match="2 student maps and 1"):

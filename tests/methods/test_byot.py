@@ -29,7 +29,7 @@ def test_any_of_our_networks_can_be_its_own_teacher(batch, name):
 def test_terms_by_the_formula(batch):
     images, labels = batch
     method = make(label_weight=0.7, soft_weight=0.3, feature_weight=0.01, temperature=2.0).eval()
-    terms = method(images, labels, 0.0)
+    terms = method.losses(images, labels, 0.0)
     full = method.student.features(images)
     expected = {"full/label": 0.7 * label_loss(full.logits, labels)}
     for number in (1, 2):
@@ -59,7 +59,7 @@ def test_the_deepest_classifier_teaches_and_is_not_pulled(batch):
 
 def test_without_its_exits_it_is_labels_only(batch):
     method, alone = make(label_weight=1.0), LabelsOnly(build("resnet20", classes=10))
-    assert torch.equal(method(*batch, 0.0)["full/label"], alone(*batch, 0.0)["student/label"])
+    assert torch.equal(method.losses(*batch, 0.0)["full/label"], alone.losses(*batch, 0.0)["student/label"])
     assert method.export() is method.student
 
 

@@ -1,16 +1,16 @@
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
 from kdnb.commands.bench.step_cost import step_operations
+from kdnb.datasets import Batch, Dataset, Part
 from kdnb.errors import InputError
 from kdnb.functional import label_loss
 from kdnb.method import ledger
 from kdnb.methods import DDNN, LabelsOnly
-from kdnb.methods.ddnn import depths_in, embedded_attention_loss
+from kdnb.methods.ddnn import embedded_attention_loss
 from kdnb.networks import DepthNet, build
 from kdnb.networks.depth import BATCH_NORM
 from kdnb.runs import running
@@ -57,7 +57,7 @@ def test_it_keeps_the_contract(batch, options):
 
 def test_imagenet_style_networks_learn_too():
     images, labels = torch.randn(4, 3, 64, 64), torch.arange(4)
-    contract(DDNN(build("resnet34", classes=10), depths="18"), images, labels)
+    contract(DDNN(build("resnet34", classes=10), depths=(18,)), images, labels)
 
 
 # The terms
@@ -68,7 +68,7 @@ def test_terms_by_the_formula(batch, batch_norm):
     """methods.md 6.3, written out."""
     images, labels = batch
     method = trained(batch, batch_norm=batch_norm, temperature=2.0, attention_weight=10.0).eval()
-    terms = method(images, labels, 0.0)
+    terms = method.losses(images, labels, 0.0)
     full = method.net.full.features(images)
     expected = {"full/label": label_loss(full.logits, labels)}
     for depth in (14, 8):
@@ -91,8 +91,8 @@ def test_terms_by_the_formula(batch, batch_norm):
 
 
 def test_weights_weigh_and_0_leaves_a_term_out(batch):
-    plain = make(attention_weight=10.0)(*batch, 0.0)
-    doubled = make(label_weight=2.0, soft_weight=3.0, attention_weight=40.0)(*batch, 0.0)
+    plain = make(attention_weight=10.0).losses(*batch, 0.0)
+    doubled = make(label_weight=2.0, soft_weight=3.0, attention_weight=40.0).losses(*batch, 0.0)
     factors = {"label": 2, "soft": 3, "attention": 4}
     for name in list(plain)[1:]:
         torch.testing.assert_close(doubled[name], factors[name.split("/")[1]] * plain[name])
@@ -102,7 +102,7 @@ def test_weights_weigh_and_0_leaves_a_term_out(batch):
         ("soft_weight", "soft"),
         ("attention_weight", "attention"),
     ):
-        left = set(make(**{option: 0.0})(*batch, 0.0))
+        left = set(make(**{option: 0.0}).losses(*batch, 0.0))
         assert left == set(plain) - {f"depth14/{kind}", f"depth8/{kind}"}
 
 
@@ -111,7 +111,7 @@ def test_a_sub_net_of_full_depth_has_nothing_to_learn_from_the_full_net(batch, b
     """methods.md 6.4, 3."""
     method = trained(batch, batch_norm=batch_norm)
     method.net.subnets["14"] = copy.deepcopy(method.net.full)
-    terms = method.train()(*batch, 0.0)
+    terms = method.train().losses(*batch, 0.0)
     for kind in ("soft", "attention"):
         assert terms[f"depth14/{kind}"].item() == pytest.approx(0, abs=1e-6)
         assert terms[f"depth8/{kind}"].item() > 1e-3
@@ -136,7 +136,7 @@ def test_the_ledger_is_a_staircase(batch, batch_norm):
 def test_every_parameter_inside_a_sub_net_moves_and_none_outside(batch, batch_norm):
     """methods.md 6.4, 2, tensor by tensor; private batch norms of other depths are outside."""
     method = trained(batch, batch_norm=batch_norm).train()
-    terms = method(*batch, 0.0)
+    terms = method.losses(*batch, 0.0)
     for depth in (14, 8):
         inside = {id(parameter) for parameter in method.net.at_depth(depth).parameters()}
         named = dict(method.net.named_parameters())
@@ -158,7 +158,7 @@ def test_no_gradient_of_distillation_reaches_the_full_nets_answers(batch, monkey
         return shown
 
     monkeypatch.setattr(DepthNet, "features_at_all", watched)
-    terms = method(*batch, 0.0)
+    terms = method.losses(*batch, 0.0)
     taught = sum(term for name, term in terms.items() if name.split("/")[1] in ("soft", "attention"))
     found = torch.autograd.grad(taught, leaves, retain_graph=True, allow_unused=True)
     assert found == (None,) * 4
@@ -169,8 +169,8 @@ def test_each_term_scales_with_its_own_reduction_only(batch):
     """Showing every image twice changes no term and no gradient."""
     method = make().double()
     images, labels = batch[0].double(), batch[1]
-    once = method(images, labels, 0.0)
-    twice = method(images.repeat(2, 1, 1, 1), labels.repeat(2), 0.0)
+    once = method.losses(images, labels, 0.0)
+    twice = method.losses(images.repeat(2, 1, 1, 1), labels.repeat(2), 0.0)
     for name, term in once.items():
         torch.testing.assert_close(term, twice[name], rtol=1e-9, atol=1e-12)
 
@@ -191,7 +191,7 @@ def test_a_step_is_the_naive_ones(batch, batch_norm, monkeypatch):
                 lambda net, x: {depth: net.at_depth(depth).features(x) for depth in net.depths},
             )
         method = make(batch_norm=batch_norm).double()
-        terms = method(images, labels, 0.0)
+        terms = method.losses(images, labels, 0.0)
         sum(terms.values()).backward()
         gradients = [parameter.grad for parameter in method.parameters()]
         found.append([*terms.values(), *gradients, *method.buffers()])
@@ -207,14 +207,14 @@ def test_a_step_takes_less_arithmetic_than_the_steps_of_its_nets(batch, batch_no
     alone = [LabelsOnly(method.net.export(depth)) for depth in method.net.depths]
     stems, blocks = 2 * 3 * 9 * 16 * positions, (2 + 1) * 2 * 16 * 9 * 16 * positions
     repeated = 2 * len(images) * (2 * stems + 3 * blocks)  # the images need no gradient
-    apart = sum(step_operations(net, images, labels) for net in alone)
-    assert step_operations(method, images, labels) == apart - repeated
+    apart = sum(step_operations(net, Batch(images, labels)) for net in alone)
+    assert step_operations(method, Batch(images, labels)) == apart - repeated
 
 
 def test_shared_batch_norm_counts_every_net(batch):
     """methods.md 6.4, 4."""
     method = make(batch_norm="shared")
-    method(*batch, 0.0)
+    method.losses(*batch, 0.0)
     assert method.net.full.stem[1].num_batches_tracked == 3
     assert method.net.full.stages[2][2].bn2.num_batches_tracked == 1
 
@@ -239,7 +239,7 @@ def test_it_learns_at_every_depth(batch):
     method = make()
     for _ in train(method, [batch] * 40, epochs=1, lr=0.05, precision="fp32"):
         pass
-    final = method.train()(*batch, 0.0)
+    final = method.train().losses(*batch, 0.0)
     for depth in ("full", "depth14", "depth8"):
         assert final[f"{depth}/label"] < 0.5 * torch.tensor(10.0).log()
 
@@ -248,7 +248,10 @@ def test_it_learns_at_every_depth(batch):
 
 
 def test_a_run_is_paired_with_every_other_of_its_seed():
-    data = SimpleNamespace(classes=tuple("abcdefghij"))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (20, 8, 8, 3), dtype=torch.uint8, generator=generator)
+    part = Part(images, torch.arange(20) % 10)
+    data = Dataset.of("noise", tuple("abcdefghij"), train=part, validation=part, test=part)
     spec = with_options(Spec("ddnn", student="resnet32", seed=5), ["depths=20,3-2-1", "batch_norm=shared"])
     method, teacher = running.assemble(spec, data)
     alone, _ = running.assemble(Spec("labels-only", student="resnet32", seed=5), data)
@@ -267,12 +270,15 @@ def test_export_is_the_full_net_as_a_plain_network(batch):
     assert torch.equal(plain(batch[0]), method.outputs(batch[0])["full"])
 
 
+@pytest.mark.parametrize("words", ["", "14;8", "14,", "a", "2-2-"])
+def test_depths_that_are_no_numbers_are_refused(words):
+    with pytest.raises(InputError, match="depths is a int or a tuple of int, found"):
+        with_options(Spec("ddnn"), [f"depths={words}"])
+
+
 def test_depths_are_read_from_words():
-    assert depths_in("44,32,20") == [44, 32, 20]
-    assert depths_in("14, 2-2-1") == [14, [2, 2, 1]]
-    for words in ("", "14;8", "14,", "a", "2-2-"):
-        with pytest.raises(InputError, match="depths are layers such as"):
-            depths_in(words)
+    assert with_options(Spec("ddnn"), ["depths=44,32,20"]).options == {"depths": (44, 32, 20)}
+    assert with_options(Spec("ddnn"), ["depths=14, 2-2-1"]).options == {"depths": (14, (2, 2, 1))}
 
 
 # Mistakes
@@ -281,11 +287,11 @@ def test_depths_are_read_from_words():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depths": "8,14"}, "from deep to shallow"),
-        ({"depths": "14,14"}, "each once"),
-        ({"depths": "26"}, "does not lie inside"),
+        ({"depths": (8, 14)}, "from deep to shallow"),
+        ({"depths": (14, 14)}, "each once"),
+        ({"depths": (26,)}, "does not lie inside"),
         ({"depths": ()}, "at least one depth"),
-        ({"depths": "4-1-1"}, "does not lie inside"),
+        ({"depths": ((4, 1, 1),)}, "does not lie inside"),
         ({"batch_norm": "own"}, "Unknown batch_norm"),
         ({"soft_weight": -1.0}, "soft_weight must be"),
         ({"attention_weight": float("nan")}, "attention_weight must be"),

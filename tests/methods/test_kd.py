@@ -28,7 +28,7 @@ def test_kd_takes_models_we_did_not_write(batch):
 def test_terms_are_the_weighted_losses(batch):
     method = make_kd(temperature=3.0, label_weight=0.3, soft_weight=2.0).eval()
     images, labels = batch
-    terms = method(images, labels, 0.0)
+    terms = method.losses(images, labels, 0.0)
     student, teacher = method.student(images), method.teacher(images)
     torch.testing.assert_close(terms["student/label"], 0.3 * label_loss(student, labels))
     torch.testing.assert_close(terms["student/soft"], 2.0 * kd_loss(student, teacher, 3.0))
@@ -37,7 +37,7 @@ def test_terms_are_the_weighted_losses(batch):
 def test_a_student_equal_to_its_teacher_has_no_soft_loss(batch):
     teacher = build("resnet8", classes=10)
     method = KD(copy.deepcopy(teacher), teacher).eval()
-    assert method(*batch, 0.0)["student/soft"].item() == pytest.approx(0, abs=1e-6)
+    assert method.losses(*batch, 0.0)["student/soft"].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_another_teacher_gives_another_gradient(batch):
@@ -45,7 +45,7 @@ def test_another_teacher_gives_another_gradient(batch):
     for seed in (1, 2):
         teacher = build("resnet14", classes=10, seed=seed)
         method = KD(build("resnet8", classes=10, seed=0), teacher, label_weight=0.0)
-        sum(method(*batch, 0.0).values()).backward()
+        sum(method.losses(*batch, 0.0).values()).backward()
         gradients.append(method.student.head.weight.grad)
     assert not torch.allclose(*gradients)
 
@@ -56,7 +56,7 @@ def test_without_the_soft_term_the_step_is_the_baselines_bit_for_bit(batch):
     for make in (LabelsOnly, lambda net: KD(net, build("resnet14", classes=10), **weights)):
         method = make(build("resnet8", classes=10, seed=0))
         (optimizer,) = method.optimizers(0.1)
-        sum(method(*batch, 0.0).values()).backward()
+        sum(method.losses(*batch, 0.0).values()).backward()
         optimizer.step()
         stepped.append(method.student.state_dict())
     assert all(torch.equal(value, stepped[1][name]) for name, value in stepped[0].items())
@@ -66,7 +66,10 @@ def test_permuting_the_batch_changes_nothing(batch):
     images, labels = batch
     order = torch.tensor([3, 1, 7, 0, 2, 6, 5, 4])
     method = make_kd().double().eval()
-    here, there = method(images.double(), labels, 0.0), method(images[order].double(), labels[order], 0.0)
+    here, there = (
+        method.losses(images.double(), labels, 0.0),
+        method.losses(images[order].double(), labels[order], 0.0),
+    )
     for name in here:
         torch.testing.assert_close(here[name], there[name])
 

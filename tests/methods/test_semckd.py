@@ -137,7 +137,7 @@ def test_controls_have_constant_weights(batch):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_computes_in_float64(variant, batch):
-    terms = make(variant).double()(batch[0].double(), batch[1], 0.0)
+    terms = make(variant).double().losses(batch[0].double(), batch[1], 0.0)
     assert {term.dtype for term in terms.values()} == {torch.float64}
 
 
@@ -154,24 +154,24 @@ def test_shuffled_gives_every_image_weights_of_the_batch(batch):
     learned, shuffled = make(), make("shuffled")
     shuffled.load_state_dict(learned.state_dict())
     torch.manual_seed(0)
-    terms = [method(*batch, 0.0)["student/cross_layer"] for method in (learned, shuffled)]
+    terms = [method.losses(*batch, 0.0)["student/cross_layer"] for method in (learned, shuffled)]
     assert not torch.equal(*terms)
     assert torch.equal(learned.association(batch[0]), shuffled.association(batch[0]))
     torch.manual_seed(0)
-    assert torch.equal(shuffled(*batch, 0.0)["student/cross_layer"], terms[1])
+    assert torch.equal(shuffled.losses(*batch, 0.0)["student/cross_layer"], terms[1])
 
 
 def test_weights_learn_from_the_distances(batch):
     """The association is not detached: it moves to lower the loss."""
     make_gradient = make()
-    make_gradient(*batch, 0.0)["student/cross_layer"].backward()
+    make_gradient.losses(*batch, 0.0)["student/cross_layer"].backward()
     assert make_gradient.attention.keys.weight1.grad.abs().sum() > 0
 
 
 def test_a_batch_of_another_size_is_told_the_remedy(batch):
     images, labels = batch
     with pytest.raises(InputError, match=r"batches of 8 images and got 5.*drop_last=True"):
-        make()(images[:5], labels[:5], 0.0)
+        make().losses(images[:5], labels[:5], 0.0)
     for variant in VARIANTS:
         with pytest.raises(InputError, match="got 5"):
             make(variant).association(images[:5])
@@ -209,7 +209,7 @@ def test_without_the_term_the_step_is_kds_bit_for_bit(batch):
             soft_weight=1.0,
         ),
     ):
-        sum(method(*batch, 0.0).values()).backward()
+        sum(method.losses(*batch, 0.0).values()).backward()
         gradients.append([parameter.grad for parameter in method.student.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
@@ -231,7 +231,7 @@ def test_permuting_the_batch_changes_the_association(batch):
 
 def test_constant_images_give_finite_terms():
     method = make()
-    terms = method(torch.zeros(8, 3, 16, 16), torch.arange(8), 0.0)
+    terms = method.losses(torch.zeros(8, 3, 16, 16), torch.arange(8), 0.0)
     sum(terms.values()).backward()
     assert all(p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
 
@@ -255,5 +255,5 @@ def test_bad_settings_are_refused():
 def test_a_map_of_one_position_is_allowed():
     student, teacher = build("resnet8", classes=10), build("mobilenetv2", classes=10)
     method = SemCKD(student, teacher, 8)
-    terms = method(torch.randn(8, 3, 16, 16), torch.arange(8), 0.0)
+    terms = method.losses(torch.randn(8, 3, 16, 16), torch.arange(8), 0.0)
     assert torch.isfinite(terms["student/cross_layer"])

@@ -87,8 +87,8 @@ def test_torchvisions_networks_teach(batch):
 
 
 def test_each_loss_alone_leaves_the_other_out(batch):
-    assert set(make(feature_weight=0.0)(*batch, 0.0)) == {"student/label", "student/regression"}
-    assert set(make(regression_weight=0.0)(*batch, 0.0)) == {"student/label", "student/feature"}
+    assert set(make(feature_weight=0.0).losses(*batch, 0.0)) == {"student/label", "student/regression"}
+    assert set(make(regression_weight=0.0).losses(*batch, 0.0)) == {"student/label", "student/feature"}
 
 
 def test_the_students_head_moves_by_the_labels_only(batch):
@@ -121,7 +121,7 @@ def test_identical_features_cost_nothing():
 def test_without_its_terms_the_step_is_the_baselines_bit_for_bit(batch):
     gradients = []
     for method in (make(feature_weight=0.0, regression_weight=0.0), LabelsOnly(build("resnet8", classes=10))):
-        sum(method(*batch, 0.0).values()).backward()
+        sum(method.losses(*batch, 0.0).values()).backward()
         gradients.append([parameter.grad for parameter in method.student.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
@@ -143,7 +143,7 @@ def test_looking_leaves_no_trace(batch):
 
 def test_a_single_value_cannot_be_normalised(batch):
     with pytest.raises(InputError, match="no single image over"):
-        make(pool="before")(batch[0][:1], batch[1][:1], 0.0)
+        make(pool="before").losses(batch[0][:1], batch[1][:1], 0.0)
 
 
 def test_unfit_teachers_are_refused():

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from signal import SIGKILL
 
@@ -179,7 +179,7 @@ def test_the_table_has_a_row_a_learner(spec, whole, tmp_path):
     assert len(table) == 1
     row = table.iloc[0]
     metrics = records.read(whole).metrics["student"]
-    expected = asdict(spec) | {"learner": "student"} | metrics
+    expected = spec.settings | {"learner": "student"} | metrics
     assert {name: row[name] for name in expected} == expected
     assert list(records.table(tmp_path / "deeper")["seed"]) == [2]
     assert records.table(tmp_path / "nothing").empty

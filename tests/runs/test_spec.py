@@ -8,7 +8,10 @@ import pytest
 from kdnb.errors import InputError
 from kdnb.method import Method
 from kdnb.methods import METHODS
-from kdnb.runs.spec import Spec, method_options, with_options
+from kdnb.paths import PROJECT
+from kdnb.runs import records
+from kdnb.runs.options import method_options, option_word
+from kdnb.runs.spec import Spec, with_options
 from kdnb.train.schedules import SCHEDULES
 
 SPEC = Spec("kd")
@@ -26,6 +29,8 @@ OTHER = {
     "batch_size": 65,
     "lr": 0.051,
     "weight_decay": 0.0,
+    "momentum": 0.8,
+    "nesterov": True,
     "schedule": "benchmark",
     "flip": False,
     "pad": 3,
@@ -62,9 +67,30 @@ def test_the_name_is_readable(data, shown):
     assert int(spec.digest, 16) >= 0
 
 
-def test_only_methods_with_a_teacher_need_one():
-    assert Spec("kd").needs_teacher
-    assert not Spec("labels-only").needs_teacher
+def test_a_methods_own_settings_hold_unless_the_user_sets_them():
+    ffsd, kd = Spec("ffsd"), Spec("kd")
+    assert (ffsd.settings["weight_decay"], ffsd.settings["nesterov"]) == (1e-4, True)
+    assert (kd.settings["weight_decay"], kd.settings["nesterov"]) == (5e-4, False)
+    assert replace(kd, method="ffsd").settings["weight_decay"] == 1e-4
+    assert Spec("ffsd", weight_decay=5e-4).settings["weight_decay"] == 5e-4
+    assert Spec("ffsd", weight_decay=1e-4, momentum=0.9, nesterov=True, schedule="cosine") == ffsd
+
+
+def test_the_default_student_is_the_methods_own():
+    assert Spec("kd").student == "resnet8"
+    assert Spec("ddnn").student == "resnet20"
+
+
+def test_committed_runs_keep_their_names():
+    """Records of the first edition, whose specs had neither momentum nor nesterov."""
+    checked = 0
+    for path in sorted((PROJECT / "data" / "records").rglob("run.json"))[::7]:
+        record = records.read(path.parent)
+        spec = Spec(**record.spec)
+        if spec.options == record.spec["options"]:  # else one became a default since, or a tuple
+            assert spec.name == path.parent.name
+            checked += 1
+    assert checked > 40
 
 
 @pytest.mark.parametrize(
@@ -159,6 +185,8 @@ class TestOptions:
         [
             ("weight=heavy", "weight is a float, found 'heavy'"),
             ("layers=2.5", "layers is a int, found '2.5'"),
+            ("weight=nan", "weight must be a finite number, found nan"),
+            ("weight=1e999", "weight must be a finite number, found inf"),
             ("deep=1", "deep is a bool, found '1'"),
             ("layers=", "layers is a int, found ''"),
             ("weight", "given as name=value, found 'weight'"),
@@ -175,8 +203,8 @@ class TestOptions:
     @pytest.mark.parametrize("method", sorted(METHODS))
     def test_every_method_has_options_that_a_word_can_give(self, method):
         for name, default in method_options(METHODS[method]).items():
-            assert type(default) in (float, int, bool, str), name
-            assert with_options(Spec(method), [f"{name}={default}"]) == Spec(method)
+            assert type(default) in (float, int, bool, str, tuple), name
+            assert with_options(Spec(method), [f"{name}={option_word(default)}"]) == Spec(method)
 
 
 def test_one_number_has_one_digest():
@@ -186,8 +214,57 @@ def test_one_number_has_one_digest():
 
 
 @pytest.mark.parametrize(
+    ("method", "options", "same"),
+    [
+        ("kd", {"temperature": 2}, {"temperature": 2.0}),
+        ("kd", {"temperature": 4.0}, {}),
+        ("ffsd", {"students": 3.0}, {"students": 3}),
+        ("ddnn", {"depths": [14]}, {"depths": (14,)}),
+        ("ddnn", {"depths": "14"}, {"depths": (14,)}),  # as the first edition kept it
+        ("ddnn", {"depths": "14,8"}, {}),
+        ("ddnn", {"depths": [[3, 3, 2], 8]}, {"depths": ((3, 3, 2), 8)}),
+        ("ecd", {"links": ["stem"]}, {"links": ("stem",)}),
+    ],
+)
+def test_one_run_has_one_digest(method, options, same):
+    one, other = Spec(method, options=options), Spec(method, options=same)
+    assert one == other
+    assert one.digest == other.digest
+    assert one.options == other.options
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("kd", {"temprature": 2.0}, "Did you mean 'temperature'"),
+        ("kd", {"temperature": "2"}, "temperature is a float, found '2'"),
+        ("kd", {"temperature": True}, "temperature is a float, found True"),
+        ("kd", {"temperature": float("nan")}, "temperature must be a finite number, found nan"),
+        ("kd", {"temperature": 10**400}, "temperature must be a finite number"),
+        ("ffsd", {"students": 2.5}, "students is a int, found 2.5"),
+        ("ffsd", {"diversity": 1}, "diversity is a str, found 1"),
+        ("ecd", {"detached_links": 1}, "detached_links is a bool, found 1"),
+        ("ddnn", {"depths": 14}, "depths is a tuple of int or a tuple of int, found 14"),
+        ("ddnn", {"depths": (14, "a")}, "depths is a int or a tuple of int, found 'a'"),
+    ],
+)
+def test_options_of_the_wrong_type_are_refused_in_python_too(method, options, message):
+    with pytest.raises(InputError, match=message):
+        Spec(method, options=options)
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
-    [("epochs", 2.5), ("weight_decay", float("nan")), ("weight_decay", float("inf")), ("seed", 0.5)],
+    [
+        ("epochs", 2.5),
+        ("seed", 2**70),
+        ("lr", 10**400),
+        ("batch_size", "64"),
+        ("epochs", True),
+        ("weight_decay", float("nan")),
+        ("weight_decay", float("inf")),
+        ("seed", 0.5),
+    ],
 )
 def test_numbers_that_make_no_sense_are_refused(name, value):
     with pytest.raises(InputError, match=name):

@@ -7,21 +7,22 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
+from kdnb.datasets import Batch
 from kdnb.method import Method
 
 CONVOLUTION_BACKWARD = torch.ops.aten.convolution_backward
 
 
-def step_operations(method: Method, images: Tensor, labels: Tensor) -> int:
+def step_operations(method: Method, batch: Batch) -> int:
     """Floating-point operations of one forward and backward pass."""
     copied = copy.deepcopy(method).train()
     counter = FlopCounterMode(display=False, custom_mapping={CONVOLUTION_BACKWARD: _convolution_backward})
     with torch.random.fork_rng(devices=[]), counter:
-        sum(copied(images, labels, 0.0).values()).backward()
+        sum(copied(batch, 0.0).values()).backward()
     return counter.get_total_flops()
 
 
-def step_memory(method: Method, images: Tensor, labels: Tensor) -> int:
+def step_memory(method: Method, batch: Batch) -> int:
     """Bytes held as the forward pass of one step ends: weights and buffers, a gradient and a momentum of
     each weight that learns, and all that the backward pass will need. In the numbers' own precision;
     what a convolution needs for itself while it runs is left out."""
@@ -34,7 +35,7 @@ def step_memory(method: Method, images: Tensor, labels: Tensor) -> int:
         return tensor.detach()
 
     with torch.random.fork_rng(devices=[]), saved_tensors_hooks(keep, lambda tensor: tensor):
-        terms = copied(images, labels, 0.0)
+        terms = copied(batch, 0.0)
     del terms
     own = {tensor.untyped_storage().data_ptr(): tensor.nbytes for tensor in copied.state_dict().values()}
     learned = sum(weight.nbytes for weight in copied.parameters() if weight.requires_grad)

@@ -147,9 +147,9 @@ def _timed(
 ) -> dict[str, float | str]:
     """One row: steps of ``method`` beside those of the networks that it is made of, each ``alone`` with
     labels and ``copies`` times, and what is ``taught``. The first network is also timed in plain fp32."""
-    images, labels = next(iter(batches))
-    operations = step_operations(method, images, labels)
-    memory = step_memory(method, images, labels) / step_memory(LabelsOnly(alone[0]), images, labels)
+    batch = next(iter(batches))
+    operations = step_operations(method, batch)
+    memory = step_memory(method, batch) / step_memory(LabelsOnly(alone[0]), batch)
     plain_net = copy.deepcopy(alone[0])
     running = [
         train(learner, batches, epochs=rounds + 1, lr=0.001, device=device)

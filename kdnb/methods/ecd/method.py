@@ -10,8 +10,8 @@ convolution (networks/dynamic.py), connections that add, the two cross entropies
 """
 
 import copy
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class ECD(Method):
     attention_temperature: of the softmax over them; with ``anneal_epochs`` it falls from 30 to that,
     linearly, while training (evaluation always has the last).
     links: "all" convolutions, the "last" of each stage (``links.last_of_stages`` says which that is),
-    "none" (a control), or paths divided by commas, such as "stem,stages.0": the convolutions there and
+    "none" (a control), or a tuple of paths, such as ("stem", "stages.0"): the convolutions there and
     below. detached_links: features arrive, gradients do not return (a control).
     link_scale: c; with ``learnable_scale`` the start of one c for each convolution.
     label_weight, teacher_weight: of the two cross entropies. soft_weight, temperature: of an added KD
@@ -71,7 +71,7 @@ class ECD(Method):
         experts: int = 4,
         attention_temperature: float = 1.0,
         anneal_epochs: int = 0,
-        links: str = "all",
+        links: Literal["all", "last", "none"] | tuple[str, ...] = "all",
         detached_links: bool = False,
         link_scale: float = 1.0,
         learnable_scale: bool = False,
@@ -89,7 +89,6 @@ class ECD(Method):
             link_scale=link_scale,
             anneal_epochs=anneal_epochs,
         )
-        self.links, self.detached_links = links, detached_links
         if links == "none" and learnable_scale:
             raise InputError("learnable_scale has nothing to learn with links='none'; leave one of them out.")
         self.student = student
@@ -97,8 +96,12 @@ class ECD(Method):
             student, experts=experts, temperature=attention_temperature, computation=computation
         )
         self.paths = tuple(convolutions(student))
-        for word in links.split(","):
-            require_choice("links", word, [*(() if "," in links else LINKS), *_parents(self.paths)])
+        if isinstance(links, str):
+            require_choice("links", links, [*LINKS, *_parents(self.paths)])
+            links = links if links in LINKS else (links,)
+        else:
+            _require_paths(links, self.paths)
+        self.links, self.detached_links = links, detached_links
         self.attention_temperature, self.anneal_epochs = attention_temperature, anneal_epochs
         self.label_weight, self.teacher_weight, self.soft_weight = label_weight, teacher_weight, soft_weight
         self.temperature = positive_temperature(temperature)
@@ -189,7 +192,14 @@ class ECD(Method):
             return last_of_stages(self.student, seen)
         if self.links in ("all", "none"):
             return list(seen) if self.links == "all" else []
-        return [path for path in seen if _parents([path]).keys() & set(self.links.split(","))]
+        return [path for path in seen if _parents([path]).keys() & set(self.links)]
+
+
+def _require_paths(links: Sequence[str], paths: Iterable[str]) -> None:
+    if not links:
+        raise InputError("links is an empty tuple. Name at least one path, or choose links='none'.")
+    for path in links:
+        require_choice("links", path, _parents(paths))
 
 
 def _parents(paths: Iterable[str]) -> dict[str, None]:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from kdnb.errors import InputError
 from kdnb.functional import kd_loss, label_loss, positive_temperature, require_weights
-from kdnb.method import Method, frozen
+from kdnb.method import Method, Parts, frozen
 from kdnb.networks import Features, Network
 
 
@@ -33,6 +33,11 @@ class Distillation(Method):
         self.teacher = frozen(teacher)
         self.label_weight, self.soft_weight = label_weight, soft_weight
         self.temperature = positive_temperature(temperature)
+
+    @classmethod
+    def assemble(cls, parts: Parts, **options: object) -> Method:
+        """Builds the method from the student and the teacher of ``parts``."""
+        return cls(parts.student, parts.teacher, **options)
 
     def features(self, images: Tensor) -> tuple[Features, Features]:
         """The student's and the teacher's, from one pass each; the teacher's have no graph."""

@@ -14,7 +14,7 @@ from torch.optim import SGD, Optimizer
 
 from kdnb.errors import InputError, require_choice
 from kdnb.functional import kd_loss, label_loss, positive_temperature, require_weights
-from kdnb.method import Method
+from kdnb.method import Method, Parts
 from kdnb.methods.families.distillation import require_stages
 from kdnb.methods.families.leader import LEADERS, Fusion, LeaderPass, attention_distance, merge, separable
 from kdnb.networks import Features, Network
@@ -60,6 +60,11 @@ class OnlineDistillation(Method):
             self.decoder = separable(channels, students * channels)
         if leader != "none":
             self.leader = network(0)
+
+    @classmethod
+    def assemble(cls, parts: Parts, **options: object) -> Method:
+        """Builds the method from the factory of networks in ``parts``."""
+        return cls(parts.network, **options)
 
     def features(self, images: Tensor) -> list[Features]:
         """Every student's, from one pass each."""

@@ -96,7 +96,7 @@ def test_the_end_to_end_run_of_two_steps():
     method = resnet20_run().train()
     optimizers = method.optimizers(0.001)
     for step, (images, labels) in enumerate(zip(IMAGES, LABELS, strict=True)):
-        terms = method(images, labels, 10.0)
+        terms = method.losses(images, labels, 10.0)
         assert terms.keys() == PUBLISHED.keys()
         for name, values in PUBLISHED.items():
             assert terms[name].item() == pytest.approx(values[step], rel=1e-8), (name, step)
@@ -124,10 +124,10 @@ def test_one_backward_equals_the_published_order_bit_for_bit():
     for images, labels in zip(IMAGES, LABELS, strict=True):
         for optimizer in together:
             optimizer.zero_grad()
-        sum(once(images, labels, 10.0).values()).backward()
+        sum(once.losses(images, labels, 10.0).values()).backward()
         for optimizer in together:
             optimizer.step()
-        terms = apart(images, labels, 10.0)
+        terms = apart.losses(images, labels, 10.0)
         for name, optimizer in alone.items():
             optimizer.zero_grad()
             sum(term for key, term in terms.items() if key.startswith(f"{name}/")).backward()
@@ -158,7 +158,7 @@ def test_any_network_can_be_shared(name):
         torch.arange(4),
     )
     method = FFSD(lambda number: build(name, classes=10, seed=number))
-    terms = method.train()(images, labels, 10.0)
+    terms = method.train().losses(images, labels, 10.0)
     assert all(term.isfinite() for term in terms.values())
     assert terms.keys() == PUBLISHED.keys()
     assert torch.equal(method.eval().export()(images), method.outputs(images)["leader"])
@@ -228,7 +228,7 @@ def test_without_self_distillation_l2_looks_at_all_stages(batch):
         method = FFSD(network, diversity="l2", self_distillation=self_distillation, diversity_weight=2.0)
         first, second = (stages(f)[seen] for f in method.train().features(batch[0]))
         distances = [attention_distance(a, b) for a, b in zip(second, first, strict=True)]
-        found = copy.deepcopy(method)(*batch, 10.0)["student2/diversity"]
+        found = copy.deepcopy(method).losses(*batch, 10.0)["student2/diversity"]
         torch.testing.assert_close(found, -2 * sum(distances))
 
 
@@ -341,9 +341,9 @@ def test_bad_options(options, message):
 def test_bad_networks_and_batches(batch):
     images, labels = batch
     with pytest.raises(InputError, match="batch of one image"):
-        FFSD(network).train()(images[:1], labels[:1], 0.0)
+        FFSD(network).train().losses(images[:1], labels[:1], 0.0)
     with pytest.raises(InputError, match="1 x 1 positions leave no background"):
-        FFSD(network).train()(images[..., :4, :4], labels, 0.0)
+        FFSD(network).train().losses(images[..., :4, :4], labels, 0.0)
     with pytest.raises(InputError, match="does not show its stages"):
         FFSD(lambda number: nn.Linear(2, 2))
     import torchvision
