@@ -3,12 +3,14 @@
 from kdnb.method import Method
 from kdnb.methods.attention_transfer import AttentionTransfer
 from kdnb.methods.byot import BYOT
+from kdnb.methods.crd import CRD
 from kdnb.methods.ddnn import DDNN
 from kdnb.methods.dml import DML
 from kdnb.methods.ecd import ECD
 from kdnb.methods.ffsd import FFSD
 from kdnb.methods.fitnet import FitNet
 from kdnb.methods.kd import KD
+from kdnb.methods.kdcl import KDCL
 from kdnb.methods.labels_only import LabelsOnly
 from kdnb.methods.one import ONE
 from kdnb.methods.semckd import SemCKD
@@ -16,11 +18,13 @@ from kdnb.methods.srrl import SRRL
 
 __all__ = [
     "BYOT",
+    "CRD",
     "DDNN",
     "DML",
     "ECD",
     "FFSD",
     "KD",
+    "KDCL",
     "METHODS",
     "ONE",
     "SRRL",
@@ -37,7 +41,9 @@ METHODS: dict[str, type[Method]] = {
     "fitnet": FitNet,
     "srrl": SRRL,
     "semckd": SemCKD,
+    "crd": CRD,
     "dml": DML,
+    "kdcl": KDCL,
     "one": ONE,
     "ffsd": FFSD,
     "ecd": ECD,

@@ -94,6 +94,41 @@ for _ in train(Watching(build("resnet8", classes=4)), loader, **options):
 (Path(sys.argv[1]) / os.environ["RANK"]).write_text(" ".join(map(str, seen)))
 """
 
+REMEMBERED = """
+import os
+import sys
+from pathlib import Path
+from kdnb.datasets import Augmentation, Batches
+from kdnb.methods import CRD, KDCL
+from kdnb.train import train
+
+seen = []
+
+class Watching(CRD):
+    def forward(self, batch, epoch):
+        seen.extend(batch.indices.tolist())
+        return super().forward(batch, epoch)
+
+def data(augmentation, count):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (count, 8, 8, 3), dtype=torch.uint8, generator=generator)
+    options = {"shuffle": True, "augmentation": augmentation, "drop_last": True}
+    return Batches(images, torch.arange(count) % 4, 8, (0.5,) * 3, (0.25,) * 3, **options)
+
+network = lambda number: build("resnet8", classes=4, seed=number)
+torch.manual_seed(0)
+crd = Watching(network(0), network(1), torch.arange(20) % 4, width=8, negatives=10)
+kdcl = KDCL(network, data(None, 16), target="general")
+before = crd.student_bank.rows.clone()
+options = {"epochs": 2, "lr": 0.01, "precision": "fp32", "device": "cpu"}
+for method, count in ((crd, 20), (kdcl, 20)):
+    for _ in train(method, data(Augmentation(pad=1), count), **options):
+        pass
+out = Path(sys.argv[1]) / os.environ["RANK"]
+banks = {name: tensor for name, tensor in crd.state_dict().items() if "bank" in name or name == "constants"}
+torch.save({"seen": seen, "banks": banks, "before": before, "weights": kdcl.weights}, out)
+"""
+
 
 def torchrun(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess:
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -162,6 +197,18 @@ def test_a_shuffled_loader_shows_every_image_once_an_epoch(tmp_path):
     shares = [[float(x) for x in (tmp_path / rank).read_text().split()] for rank in "01"]
     assert sorted(shares[0] + shares[1]) == list(range(24))
     assert shares[0] != list(range(0, 24, 2)), "shuffled"
+
+
+def test_memories_and_weights_are_the_same_in_all_processes(tmp_path):
+    """CRD's rows take in what every process has seen; KDCL's weights of an epoch are those of one."""
+    torchrun_script(REMEMBERED, tmp_path)
+    ranks = [torch.load(tmp_path / rank) for rank in "01"]
+    for name, tensor in ranks[0]["banks"].items():
+        assert torch.equal(tensor, ranks[1]["banks"][name]), name
+    assert torch.equal(ranks[0]["weights"], ranks[1]["weights"])
+    assert not set(ranks[0]["seen"][:4]) & set(ranks[1]["seen"][:4]), "each has its share"
+    changed = (ranks[0]["banks"]["student_bank.rows"] != ranks[0]["before"]).any(1)
+    assert set(changed.nonzero().flatten().tolist()) == {*ranks[0]["seen"], *ranks[1]["seen"]}
 
 
 def test_two_processes_of_kdnb_train_write_one_whole_record(tmp_path):
