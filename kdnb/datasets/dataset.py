@@ -53,8 +53,22 @@ class Part:
 class Dataset:
     """Training, validation and test parts. The test part is for ``evaluate`` alone.
 
-    mean, std: per channel, of the training part's pixels in [0, 1].
-    families: for each class the number of its family of look-alikes, where that is known.
+    Args:
+        name: Of the data set.
+
+        classes: Names of the classes, in the order of their numbers.
+
+        train: The training part.
+
+        validation: Held out of training, for choices.
+
+        test: For the final evaluation.
+
+        mean: Of every channel of the training part, for pixels in [0, 1].
+
+        std: Standard deviation of every channel of the training part, for pixels in [0, 1].
+
+        families: For every class the number of its family of look-alikes; None where that is not known.
     """
 
     name: str
@@ -77,7 +91,21 @@ class Dataset:
         test: Part,
         families: tuple[int, ...] | None = None,
     ) -> "Dataset":
-        """A data set whose mean and std are measured on ``train``."""
+        """A data set whose mean and standard deviation are measured on its training part.
+
+        Args:
+            name: Of the data set.
+
+            classes: Names of the classes, in the order of their numbers.
+
+            train: The training part.
+
+            validation: Held out of training.
+
+            test: For the final evaluation.
+
+            families: For every class the number of its family of look-alikes, where that is known.
+        """
         channels = [_mean_and_std(train.images[..., channel]) for channel in range(3)]
         mean, std = zip(*channels, strict=True)
         return cls(name, classes, train, validation, test, mean, std, families)
@@ -95,23 +123,50 @@ class Dataset:
         augmentation: Augmentation | None = Augmentation(),  # noqa: B008 (frozen)
         drop_last: bool = False,
     ) -> Batches:
-        """Shuffled, augmented batches of the training part."""
+        """Shuffled, augmented batches of the training part.
+
+        Args:
+            batch_size: Images in a batch.
+
+            seed: Of the order and of the augmentation.
+
+            augmentation: What is drawn for every image; None shows the images as they are.
+
+            drop_last: Whether an incomplete last batch is left out.
+        """
         images, labels = self.train.images, self.train.labels
         options = {"shuffle": True, "augmentation": augmentation, "drop_last": drop_last}
         options["indices"] = self.train.indices
         return Batches(images, labels, batch_size, self.mean, self.std, seed=seed, **options)
 
     def batches(self, part: str, batch_size: int = 500) -> Batches:
-        """Batches of ``"train"``, ``"validation"`` or ``"test"`` in stored order, not augmented."""
+        """Batches of one part in stored order, not augmented.
+
+        Args:
+            part: ``"train"``, ``"validation"`` or ``"test"``.
+
+            batch_size: Images in a batch.
+
+        Raises:
+            InputError: For another part.
+        """
         chosen: Part = getattr(self, require_choice("part", part, ("train", "validation", "test")))
         about = {"mean": self.mean, "std": self.std, "indices": chosen.indices}
         return Batches(chosen.images, chosen.labels, batch_size, **about)
 
     def few(self, count: int, *, seed: int = 0) -> "Dataset":
-        """The same data set with only ``count`` training images, the classes in proportion.
+        """The same data set with only some of the training images, the classes in proportion.
 
-        Mean and std stay, so that a teacher of the whole set sees what it was trained on. Raises
-        InputError for fewer images than classes; a count above what there is keeps everything.
+        Mean and standard deviation stay, so that a teacher of the whole set sees what it was trained on. So
+        do the numbers of the images, ``Batch.indices``.
+
+        Args:
+            count: How many training images are kept. A count above what there is keeps all of them.
+
+            seed: Of the choice.
+
+        Raises:
+            InputError: For fewer images than classes.
         """
         if count >= len(self.train):
             return self
@@ -131,10 +186,22 @@ class Dataset:
 
 
 def stratified_split(labels: Tensor, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of a random ``fraction`` of the images, and of the rest.
+    """Splits images in two at random.
 
     Every class gives its share, to within one image, and has at least one image on either side.
-    Both come in random order. Raises InputError for a class of one image, which cannot be split.
+
+    Args:
+        labels: Of all images (N,), int64.
+
+        fraction: Share of the first part.
+
+        seed: Of the choice.
+
+    Returns:
+        The places of the images of the first part and of the rest, both in random order.
+
+    Raises:
+        InputError: For a class of one image, which cannot be split.
     """
     numbers, counts = labels.unique(return_counts=True)
     if len(alone := numbers[counts < 2]):

@@ -12,7 +12,18 @@ def cosine(progress: float) -> float:
 
 
 def drops(*at: float, factor: float = 0.1) -> Schedule:
-    """Multiplies by ``factor`` at each of the given points of progress: ``drops(0.6, 0.8)``."""
+    """A schedule that multiplies the learning rate at some points of progress.
+
+    Args:
+        at: The points, in [0, 1).
+
+        factor: What it multiplies by at each.
+
+    Example:
+        >>> half_way = drops(0.5)
+        >>> half_way(0.4), half_way(0.5)
+        (1.0, 0.1)
+    """
     return lambda progress: factor ** sum(progress >= point for point in at)
 
 

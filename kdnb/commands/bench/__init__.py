@@ -6,7 +6,9 @@ import click
 
 
 @click.command(short_help="Measure training speed on this machine.")
-@click.argument("what", default="all", type=click.Choice(["networks", "methods", "groups", "joint", "all"]))
+@click.argument(
+    "what", default="all", type=click.Choice(["networks", "methods", "groups", "joint", "crd", "all"])
+)
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(min=2), help="Of networks.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1))
 @click.option("--json", "as_json", is_flag=True, help="One JSON line a row, for scripts.")
@@ -25,7 +27,11 @@ def bench(what: str, batch_size: int, rounds: int, as_json: bool) -> None:
 
     joint: ECD of a resnet20, and DDNN of a resnet56 with three sub-nets, batch 128. multiple: of
     that network's plain fp32 step; over_parts: of the steps of all its networks, each alone.
+
+    crd: resnet32x4 teaches resnet8x4, batch 64, with memories of 50,000 images and 16,384 negatives.
+    over_kd: the step as a multiple of the step of KD with the same networks.
     """
+    from kdnb.commands.bench.crd import contrast_steps
     from kdnb.commands.bench.steps import distillation_steps, group_steps, joint_steps, table, training_steps
 
     measured = {
@@ -33,6 +39,7 @@ def bench(what: str, batch_size: int, rounds: int, as_json: bool) -> None:
         "methods": lambda: distillation_steps(rounds=rounds),
         "groups": lambda: group_steps(rounds=rounds),
         "joint": lambda: joint_steps(rounds=rounds),
+        "crd": lambda: contrast_steps(rounds=rounds),
     }
     for kind in measured if what == "all" else (what,):
         rows = []
