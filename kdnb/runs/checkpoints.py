@@ -20,8 +20,21 @@ FORMAT = "1"
 
 
 class Saved(NamedTuple):
-    """A network read back: with the classes it knows, and the normalisation and the image size (None
-    in files that do not tell) it was trained with."""
+    """A network read back from a file, with what it was trained on.
+
+    Attributes:
+        net: The network.
+
+        name: As ``build`` takes it.
+
+        classes: Names of its classes, in the order of its logits.
+
+        mean: Of every channel of the images it was trained on, for pixels in [0, 1].
+
+        std: Standard deviation of every channel of those images.
+
+        size: Height and width of those images in pixels; None where the file does not tell.
+    """
 
     net: Network
     name: str
@@ -32,10 +45,24 @@ class Saved(NamedTuple):
 
 
 def save_network(net: nn.Module, name: str, data: Dataset, path: Path) -> str:
-    """Writes the plain weights, with all that is needed to use them again; returns their checksum.
+    """Writes the plain weights, with everything that is needed to use them again.
 
-    Any safetensors reader opens the file: the tensors are the network's ``state_dict``.
-    Raises InputError if the file cannot be written.
+    Any safetensors reader opens the file. The tensors are the network's ``state_dict``.
+
+    Args:
+        net: The network.
+
+        name: As ``build`` takes it.
+
+        data: What it was trained on: its classes, normalisation and image size are kept.
+
+        path: The file. It appears whole or not at all.
+
+    Returns:
+        The checksum of the file.
+
+    Raises:
+        InputError: If the file cannot be written.
     """
     about = {
         "format": FORMAT,
@@ -52,11 +79,18 @@ def save_network(net: nn.Module, name: str, data: Dataset, path: Path) -> str:
 
 
 def load_network(path: str | Path, *, expected: str | None = None) -> Saved:
-    """The network in a file of ``save_network``, or in the folder of a finished run; one of several depths
-    is a DepthNet.
+    """Reads a network back. One that runs at several depths comes back as a DepthNet.
 
-    Raises InputError for a missing, truncated or foreign file, one written by another format, and,
-    where ``expected`` is given, for another network.
+    Args:
+        path: A file of ``save_network``, or the folder of a finished run.
+
+        expected: Name of the network that the file must hold; None accepts any.
+
+    Returns:
+        The network, with what it was trained on.
+
+    Raises:
+        InputError: For a missing, truncated or foreign file, one of another format, or another network.
     """
     path = Path(path).expanduser()
     path = path / "student.safetensors" if path.is_dir() else path
@@ -86,10 +120,18 @@ def load_network(path: str | Path, *, expected: str | None = None) -> Saved:
 
 
 def save_state(state: dict[str, Any], folder: Path) -> None:
-    """Writes a nested state of tensors, numbers, strings, lists and dicts into ``folder``.
+    """Writes a nested state of tensors, numbers, strings, lists and dicts.
 
-    The tensors go to a file of their own; ``state.json``, written last, names it. Interrupted at
-    any moment, the folder holds the old state or the new one. Raises InputError on a full disk.
+    The tensors go to a file of their own; ``state.json``, which is written last, names it. Interrupted at
+    any moment, the folder holds the old state or the new one.
+
+    Args:
+        state: What is kept.
+
+        folder: Where.
+
+    Raises:
+        InputError: On a full disk.
     """
     tensors: dict[str, Tensor] = {}
     tree = _pack(state, tensors)
@@ -103,9 +145,16 @@ def save_state(state: dict[str, Any], folder: Path) -> None:
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
-    """What ``save_state`` wrote, or None where there is nothing.
+    """Reads what ``save_state`` wrote.
 
-    Raises InputError if it is damaged or of another format.
+    Args:
+        folder: Where it was written.
+
+    Returns:
+        The state, or None where there is nothing.
+
+    Raises:
+        InputError: If it is damaged or of another format.
     """
     path = folder / "state.json"
     if not path.exists():

@@ -1,4 +1,4 @@
-"""What the notebooks' presets mean: how much to train, of what, at the default and elsewhere."""
+"""What the presets of the notebooks mean: which networks are trained, on how much, for how long."""
 
 from dataclasses import dataclass, replace
 
@@ -8,10 +8,32 @@ from kdnb.train.schedules import SCHEDULES, Schedule
 
 @dataclass(frozen=True)
 class Plan:
-    """The choices of one notebook run.
+    """The choices of one run of a notebook.
 
-    labels: training pictures the student sees, 0 for all. teacher_images, teacher_epochs: for data
-    that bring no teacher; 0 images is all.
+    Attributes:
+        preset: smoke, quick or paper.
+
+        data: As ``datasets.load`` takes it.
+
+        seed: Of everything random.
+
+        student: Name of the network that learns.
+
+        teacher: Name of the network that is trained as a teacher, where the data bring none.
+
+        labels: Training pictures that the student sees, 0 for all.
+
+        epochs: Of the student's training.
+
+        lr: Learning rate at the start.
+
+        schedule_name: Of ``SCHEDULES``.
+
+        teacher_images: Training pictures of such a teacher, 0 for all.
+
+        teacher_epochs: Epochs of such a teacher.
+
+        batch_size: Images in a batch.
     """
 
     preset: str
@@ -58,9 +80,21 @@ _PRESETS = {
 
 
 def plan(preset: str, data: str, seed: int, *, labels: int = 0, epochs: int = 0) -> Plan:
-    """The plan of a preset; ``labels`` and ``epochs`` above 0 replace the preset's.
+    """The plan of a preset.
 
-    Raises InputError for an unknown preset or a negative number.
+    Args:
+        preset: smoke, quick or paper.
+
+        data: As ``datasets.load`` takes it.
+
+        seed: Of everything random.
+
+        labels: Above 0 it replaces the preset's.
+
+        epochs: Above 0 it replaces the preset's.
+
+    Raises:
+        InputError: For an unknown preset or a negative number.
     """
     require_choice("preset", preset, _PRESETS)
     for name, value in (("labels", labels), ("epochs", epochs)):
