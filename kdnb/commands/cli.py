@@ -121,7 +121,7 @@ def list_() -> None:
     from kdnb.headless.notebooks import course_notebooks, read_notebook
     from kdnb.methods import METHODS
     from kdnb.networks import DYNAMIC, NETWORKS
-    from kdnb.runs.spec import method_options
+    from kdnb.runs.options import method_options, option_word
 
     notebooks = [read_notebook(path) for path in course_notebooks()]
     click.echo("Notebooks")
@@ -135,7 +135,7 @@ def list_() -> None:
     for name, method in METHODS.items():
         click.echo(f"  {name:{max(map(len, METHODS))}}  {_first_line(method)}")
         for option, default in method_options(method).items():
-            click.echo(f"        {option} = {default}")
+            click.echo(f"        {option} = {option_word(default)}")
     _section("Networks (cost for 10 classes, one 32 x 32 picture)", {n: _cost(n) for n in NETWORKS})
     click.echo(f"  NAME{DYNAMIC}: any of these with every convolution made dynamic, as ECD's teacher")
     _section("Data sets", DATASETS)
