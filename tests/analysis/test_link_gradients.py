@@ -26,9 +26,12 @@ def test_a_row_a_convolution_with_lengths_over_the_batch():
 
 
 def test_agreement_is_a_cosine_of_whole_batches():
+    """Float32 gradients, float64 arithmetic: a cosine near 0 is a sum in which large terms cancel."""
     found = link_agreement(GRADIENTS)
-    expected = torch.dot(maps(1).flatten(), maps(2).flatten()) / maps(1).norm() / maps(2).norm()
-    assert found.tolist() == pytest.approx([expected.item(), 1.0])
+    total, label = maps(1).double(), maps(2).double()
+    expected = torch.dot(total.flatten(), label.flatten()) / total.norm() / label.norm()
+    assert abs(expected) < 0.01
+    assert found.tolist() == pytest.approx([expected.item(), 1.0], rel=1e-12)
 
 
 def test_they_read_what_ecd_measures(batch):
