@@ -36,7 +36,7 @@ def make(name: str = "resnet20", depths=(14, 8), *, batch_norm: str = "private",
     ("name", "depths", "batch_norm"), [("resnet20", (14, 8), "shared"), *((*f, "private") for f in FAMILIES)]
 )
 def test_a_depth_is_the_stand_alone_network_with_the_matching_weights(name, depths, batch_norm):
-    """Bit for bit, and with the same MACs, which grow with depth; see kdnb/methods/README.md, DDNN + EKD."""
+    """methods/README.md, DDNN + EKD, invariants 1 (bit for bit) and 7 (MACs grow with depth)."""
     net, x = make(name, depths, batch_norm=batch_norm), images(count=1)
     own, macs = net.state_dict(), []
     for depth in depths:
@@ -58,7 +58,7 @@ def test_blocks_name_what_no_layers_do():
 
 @pytest.mark.parametrize("batch_norm", BATCH_NORM)
 def test_weights_are_shared_and_batch_norm_is_private_or_not(batch_norm):
-    """See kdnb/methods/README.md, section DDNN + EKD."""
+    """methods/README.md, DDNN + EKD, invariant 6."""
     net = make(batch_norm=batch_norm)
     full, sub = net.full, net.at_depth(14)
     assert sub.stages[2][1].conv2 is full.stages[2][1].conv2
@@ -114,7 +114,7 @@ def test_an_export_has_weights_of_its_own():
 
 @pytest.mark.parametrize("batch_norm", BATCH_NORM)
 def test_going_back_and_forth_changes_nothing(batch_norm):
-    """See kdnb/methods/README.md, section DDNN + EKD."""
+    """methods/README.md, DDNN + EKD, invariant 8."""
     net, x = make(batch_norm=batch_norm), images()
     first = {depth: net.at_depth(depth)(x) for depth in net.depths}
     state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -251,7 +251,7 @@ def test_what_depths_have_in_common_runs_once():
 
 
 def test_shared_batch_norm_counts_every_net_that_uses_it():
-    """See kdnb/methods/README.md, section DDNN + EKD."""
+    """methods/README.md, DDNN + EKD, invariant 4."""
     net = make(batch_norm="shared").train()
     net.features_at_all(images(16))
     counts = {name: int(n) for name, n in net.named_buffers() if name.endswith("num_batches_tracked")}
