@@ -1,19 +1,39 @@
-"""The one exception a user can mend, and the words that help to mend it."""
+"""The exception for input that a user can correct, and a check that raises it."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used: the message says what was found, what was expected,
-    and how to mend it. The command line prints it without a traceback and exits with 2."""
+    """Something that the user gave cannot be used.
+
+    The message says what was found, what was expected and how to correct it. The command line prints the
+    message without a traceback and exits with the status 2.
+    """
 
 
 def require_choice(kind: str, name: str, names: Iterable[str]) -> str:
-    """``name`` if it is one of ``names``; otherwise raises with the nearest known name.
+    """Checks that a name is one of the known names.
 
-    >>> require_choice("network", "resnet20", ["resnet8", "resnet20"])
-    'resnet20'
+    Args:
+        kind: What the name stands for, such as ``"network"``. The message uses it.
+
+        name: The name.
+
+        names: The known names.
+
+    Returns:
+        The same name.
+
+    Raises:
+        InputError: If the name is not known. The message names the nearest known name, if one is near.
+
+    Example:
+        >>> require_choice("network", "resnet20", ["resnet8", "resnet20"])
+        'resnet20'
+        >>> require_choice("network", "resnet21", ["resnet8", "resnet20"])
+        Traceback (most recent call last):
+        kdnb.errors.InputError: Unknown network 'resnet21'. Did you mean 'resnet20'? Known: resnet8, resnet20.
     """
     names = list(names)
     if name in names:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writes files atomically: a file is written completely or not at all."""
 
 import os
 import tempfile
@@ -8,11 +8,18 @@ from kdnb.errors import InputError
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Writes a file through a temporary neighbour and one rename.
+    """Writes a file atomically, through a temporary file in the same folder that is renamed at the end.
 
-    Readers see the old file or the new one, also after a power cut; a full disk leaves the old one.
+    Other programs see either the old file or the complete new one, even after a power failure. If the disk
+    is full, the old file stays. Missing folders are created.
 
-    Raises InputError if the folder cannot be written or the disk is full.
+    Args:
+        path: The path of the file.
+
+        content: What the file shall contain. Text is encoded as UTF-8.
+
+    Raises:
+        InputError: If the folder cannot be written to or the disk is full.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = None

@@ -1,7 +1,9 @@
-"""The formulas the papers share: tensors in, tensors out.
+"""Formulas that several papers share, as functions of tensors.
 
-Losses are computed in at least float32: under bf16 autocast logits arrive with 8 bits of mantissa,
-and a logarithm of rounded probabilities is the classic way to lose a distillation signal.
+All losses are computed in float32 or float64. Under bf16 autocast, logits arrive with 8 significant bits,
+and the logarithm of probabilities that are rounded so coarsely would lose much of what a teacher tells.
+See kdnb/methods/README.md, sections KD and AT, for the equations, and section Golden values for the values
+that the tests check.
 """
 
 import torch
@@ -12,26 +14,73 @@ from kdnb.errors import InputError
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of ``logits`` (B, K) with ``labels`` (B,), mean over the batch: a scalar."""
+    """The cross entropy of logits and labels.
+
+    Args:
+        logits: The logits, (B, K).
+
+        labels: The labels, (B,).
+
+    Returns:
+        The mean over the batch, a scalar.
+    """
     return F.cross_entropy(at_least_float32(logits), labels)
 
 
 def soft_labels(logits: Tensor, temperature: float) -> Tensor:
-    """softmax(logits / T) over the classes: (B, K) -> (B, K).
+    """The probabilities softmax(logits / T).
 
-    Raises InputError unless T > 0. Source: Hinton et al., 2015, eq. 1.
+    Args:
+        logits: The logits, (B, K).
+
+        temperature: The temperature T. A higher one makes the probabilities more alike.
+
+    Returns:
+        The probabilities, (B, K).
+
+    Raises:
+        InputError: If the temperature is not a finite number above 0.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0]])
+        >>> soft_labels(logits, temperature=1.0), soft_labels(logits, temperature=4.0)
+        (tensor([[0.8808, 0.1192]]), tensor([[0.6225, 0.3775]]))
+
+    Source:
+        Hinton et al., Distilling the Knowledge in a Neural Network, 2015, equation 1.
     """
     return torch.softmax(at_least_float32(logits) / positive_temperature(temperature), dim=1)
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch: a scalar.
+    """The distillation loss of Hinton et al.: T^2 KL(softmax(teacher / T) || softmax(student / T)).
 
-    Both logits (B, K). Gradients reach the teacher too unless its logits are detached. The factor
-    T^2 keeps the gradient's size when T changes (Hinton et al., 2015, section 2). Zero, its minimum,
-    when the logits agree up to a constant a row.
+    The factor T^2 keeps the size of the gradient when T changes. The smallest value is 0. It is reached
+    when each row of the student's logits differs from the teacher's by a constant. Gradients flow into the
+    teacher's logits too, unless these are detached.
 
-    Raises InputError unless T > 0 and the shapes agree.
+    Args:
+        student_logits: The logits of the student, (B, K).
+
+        teacher_logits: The logits of the teacher, (B, K).
+
+        temperature: The temperature T.
+
+    Returns:
+        The mean over the batch, a scalar.
+
+    Raises:
+        InputError: If the temperature is not a finite number above 0, or if the shapes differ.
+
+    Example:
+        >>> teacher = torch.tensor([[2.0, 0.0, -1.0]])
+        >>> kd_loss(torch.zeros(1, 3), teacher, temperature=1.0)
+        tensor(0.5743)
+        >>> abs(kd_loss(teacher + 7.0, teacher)) < 1e-5
+        tensor(True)
+
+    Source:
+        Hinton et al., Distilling the Knowledge in a Neural Network, 2015, section 2.
     """
     if student_logits.shape != teacher_logits.shape:
         raise InputError(
@@ -46,11 +95,25 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
 
 
 def attention_map(maps: Tensor, *, power: float = 2.0) -> Tensor:
-    """Where a layer is active: mean over the channels of |F|^power, (B, C, H, W) -> (B, H, W).
+    """The attention map of a layer: the mean of ``|maps|**power`` over the channels.
 
-    Raises InputError unless power is at least 1. Source: Zagoruyko and Komodakis, Paying More
-    Attention to Attention, 2017, section 3.1.
-    Differs: a mean where the paper sums, as in the benchmarks; a normalised map is the same.
+    Args:
+        maps: The maps of the layer, (B, C, H, W).
+
+        power: The power, at least 1. The papers use 2.
+
+    Returns:
+        The attention maps, (B, H, W), without negative values.
+
+    Raises:
+        InputError: If the power is below 1 or not finite.
+
+    Source:
+        Zagoruyko and Komodakis, Paying More Attention to Attention, 2017, section 3.1.
+
+    Differs:
+        The paper takes the sum over the channels. This is the mean, as in the benchmarks. After
+        normalisation both are the same.
     """
     if not 1 <= power < float("inf"):
         raise InputError(f"power must be a finite number, 1 or more, found {power!r}; papers use 2.")
@@ -58,17 +121,34 @@ def attention_map(maps: Tensor, *, power: float = 2.0) -> Tensor:
 
 
 def unit_vectors(x: Tensor) -> Tensor:
-    """Each sample flattened and divided by its Euclidean norm: (B, ...) -> (B, D).
+    """Flattens each sample and divides it by its Euclidean norm.
 
-    A sample of zeros stays zeros.
+    Args:
+        x: The samples, (B, ...).
+
+    Returns:
+        Vectors of norm 1, (B, D). A sample that is zero everywhere stays zero.
+
+    Example:
+        >>> unit_vectors(torch.tensor([[[3.0], [4.0]]]))
+        tensor([[0.6000, 0.8000]])
     """
     return F.normalize(at_least_float32(x).flatten(1), dim=1)
 
 
 def mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared difference over all entries: a scalar, in at least float32.
+    """The mean of the squared differences over all entries.
 
-    Raises InputError for unequal shapes, which broadcasting would hide.
+    Args:
+        a: A tensor of any shape.
+
+        b: A tensor of the same shape.
+
+    Returns:
+        A scalar in float32 or float64.
+
+    Raises:
+        InputError: If the shapes differ. Broadcasting would otherwise hide such a mistake.
     """
     if a.shape != b.shape:
         raise InputError(
@@ -79,17 +159,35 @@ def mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
 
 
 def normalized_mse(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared difference of unit vectors, over samples and entries: a scalar, at most 4 / D.
+    """The mean squared error of two tensors whose samples are flattened and scaled to norm 1.
 
-    Raises InputError for unequal shapes (B, ...).
+    Args:
+        a: The samples, (B, ...), with D entries each.
+
+        b: Samples of the same shape.
+
+    Returns:
+        The mean over all B * D entries, a scalar, at most 4 / D.
+
+    Raises:
+        InputError: If the numbers of samples or of entries differ.
     """
     return mean_squared_error(unit_vectors(a), unit_vectors(b))
 
 
 def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of each sample of ``a`` with the same sample of ``b``: (B, ...) twice -> (B,).
+    """The cosine of each sample of one tensor with the same sample of another.
 
-    0 where either is all zeros. Raises InputError for unequal shapes.
+    Args:
+        a: The samples, (B, ...).
+
+        b: Samples of the same shape.
+
+    Returns:
+        The cosines, (B,), from -1 to 1. A cosine is 0 if a sample is zero everywhere.
+
+    Raises:
+        InputError: If the shapes differ.
     """
     if a.shape != b.shape:
         raise InputError(
@@ -100,15 +198,33 @@ def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pooled(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """``maps`` (B, C, H, W) averaged down to ``size``; untouched where they have it already."""
+    """Averages maps to a given size.
+
+    Args:
+        maps: The maps, (B, C, H, W).
+
+        size: The height and width H', W' of the result, or one number for both.
+
+    Returns:
+        The maps, (B, C, H', W'). If they have this size already, they are returned as they are.
+    """
     size = (size, size) if isinstance(size, int) else tuple(size)
     return maps if maps.shape[-2:] == size else F.adaptive_avg_pool2d(maps, size)
 
 
 def of_equal_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps (B, ..., H, W) at the smaller height and the smaller width of the two.
+    """Averages two maps of the same images to the smaller height and the smaller width of the two.
 
-    Raises InputError when they are not of the same images.
+    Args:
+        a: Maps, (B, ..., H_a, W_a).
+
+        b: Maps of the same images, (B, ..., H_b, W_b).
+
+    Returns:
+        Both maps with height min(H_a, H_b) and width min(W_a, W_b).
+
+    Raises:
+        InputError: If the numbers of images differ.
     """
     if len(a) != len(b):
         raise InputError(
@@ -119,12 +235,31 @@ def of_equal_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Which images are answered right: logits (B, K), labels (B,) -> bool (B,)."""
+    """Which images are classified correctly.
+
+    Args:
+        logits: The logits, (B, K).
+
+        labels: The labels, (B,).
+
+    Returns:
+        True for each image whose largest logit is that of its label, (B,).
+    """
     return logits.argmax(dim=1) == labels
 
 
 def positive_temperature(temperature: float) -> float:
-    """``temperature`` itself; raises InputError unless it is a finite number above 0."""
+    """Checks a temperature.
+
+    Args:
+        temperature: The temperature.
+
+    Returns:
+        The same temperature.
+
+    Raises:
+        InputError: If it is not a finite number above 0.
+    """
     if not 0 < temperature < float("inf"):
         raise InputError(
             f"temperature must be a finite number above 0, found {temperature!r}; "
@@ -134,12 +269,26 @@ def positive_temperature(temperature: float) -> float:
 
 
 def require_weights(**weights: float) -> None:
-    """Raises InputError for a loss weight that is negative or not finite, by its name."""
+    """Checks the weights of loss terms.
+
+    Args:
+        **weights: The weights by name. The names are used in the message.
+
+    Raises:
+        InputError: If a weight is negative or not finite.
+    """
     for name, weight in weights.items():
         if not 0 <= weight < float("inf"):
             raise InputError(f"{name} must be a finite number, 0 or more, found {weight!r}.")
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """``x`` in float32 if it came in half precision, else unchanged (float64 stays float64)."""
+    """Converts half precision to float32.
+
+    Args:
+        x: A tensor of any shape.
+
+    Returns:
+        The tensor in float32 if it was in bfloat16 or float16, otherwise the same tensor.
+    """
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -1,4 +1,4 @@
-"""Where the course lives: folders found from the package, never from the working directory."""
+"""The folders of the course. They are found from the place of the package, not from the working directory."""
 
 from pathlib import Path
 
@@ -8,9 +8,16 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def course_folder(name: str) -> Path:
-    """The course's ``notebooks`` or ``data`` folder.
+    """The path of a folder of the course.
 
-    Raises InputError if kdnb was installed without them, as a wheel is.
+    Args:
+        name: The name of the folder, ``"notebooks"`` or ``"data"``.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: If the folder is not there. A wheel of kdnb, for example, does not contain it.
     """
     folder = PROJECT / name
     if not folder.is_dir():

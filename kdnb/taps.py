@@ -1,4 +1,4 @@
-"""Look inside a model we did not write."""
+"""Reads the outputs of modules inside a model, also of a model from elsewhere."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,17 +10,31 @@ from kdnb.errors import InputError, require_choice
 
 @contextmanager
 def tap(model: nn.Module, *paths: str) -> Iterator[dict[str, Tensor]]:
-    """Records the outputs of submodules while the block runs.
+    """Records the outputs of modules while a ``with`` block runs.
 
-        with tap(model, "layer2", "layer3") as seen:
-            logits = model(images)
-        seen["layer3"]  # (B, C, H, W), with its graph
+    Every forward pass replaces the outputs of the pass before. What is kept is a clone, so that a layer
+    that works in place cannot change it later. Gradients flow through the clone. The function does not
+    change the mode of the model, and its hooks are removed when the block ends.
 
-    Each pass overwrites the last. What is kept is a clone, so an in-place layer behind it cannot
-    change it; the model's mode is never touched, and the taps are gone when the block ends.
+    Args:
+        model: The model.
 
-    Raises InputError for a path the model does not have, naming the nearest, and when a module's
-    output is not a tensor.
+        *paths: The paths of the modules, as ``named_modules`` gives them.
+
+    Yields:
+        A dictionary from path to output. It is empty until the model runs.
+
+    Raises:
+        InputError: If the model does not have a path (the message names the nearest one), or if the output
+            of a module is not a tensor.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten())
+        >>> with tap(model, "0", "1") as outputs:
+        ...     result = model(torch.zeros(2, 3, 4, 4))
+        >>> outputs["1"].shape
+        torch.Size([2, 8, 4, 4])
     """
     modules = dict(model.named_modules())
     for path in paths:

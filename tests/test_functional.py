@@ -26,7 +26,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def wave(*shape: int, a: float, b: float, scale: float = 1.0) -> torch.Tensor:
-    """scale * sin(a i + b) over the flat index: the generator of methods.md 12."""
+    """scale * sin(a i + b) over the flat index: the generator of methods/README.md, Golden values."""
     count = int(np.prod(shape))
     return scale * torch.sin(a * torch.arange(count, dtype=torch.float64) + b).reshape(shape)
 
@@ -138,7 +138,7 @@ def test_unit_vectors_have_length_one_and_zeros_stay_zeros():
 
 
 def test_normalized_mse_is_closed_form():
-    """methods.md 12: MSEnu of two maps, and of their attention maps."""
+    """methods/README.md, Golden values: two maps, and their attention maps."""
     a, b = wave(8, 4, 8, 8, a=0.11, b=0.2), wave(8, 4, 8, 8, a=0.19, b=0.7)
     assert normalized_mse(a, b).item() == pytest.approx(0.00777959477484, rel=1e-9)
     found = normalized_mse(attention_map(a), attention_map(b)).item()

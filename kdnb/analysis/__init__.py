@@ -1,4 +1,4 @@
-"""The numbers behind the pictures."""
+"""Measures of what networks learned: the numbers that the figures of the course show."""
 
 from kdnb.analysis.ablation import network_depths, variant_names
 from kdnb.analysis.association import (

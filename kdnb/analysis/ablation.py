@@ -1,4 +1,4 @@
-"""Runs on record that differ in one part: what each is called."""
+"""Names for recorded runs that differ from each other in a few options."""
 
 import re
 from collections.abc import Mapping
@@ -7,8 +7,21 @@ import pandas as pd
 
 
 def variant_names(records: pd.DataFrame, defaults: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """A name for each row of ``kdnb.runs.records.table``: its method, and the options that differ from the
-    method's own ``defaults``."""
+    """A name for each recorded run: its method and the options that differ from the method's defaults.
+
+    Args:
+        records: Recorded runs, as ``kdnb.runs.records.table`` returns them, one in each row.
+
+        defaults: The default options of every method, by the name of the method.
+
+    Returns:
+        A name for each row.
+
+    Example:
+        >>> records = pd.DataFrame({"method": ["kd", "kd"], "temperature": [4.0, 2.0]})
+        >>> variant_names(records, {"kd": {"temperature": 4.0}})
+        ['kd', 'kd, temperature 2']
+    """
     names = []
     for _, run in records.iterrows():
         own = {name: run[name] for name, usual in defaults[run["method"]].items() if run[name] != usual}
@@ -24,11 +37,20 @@ def _shown(value: object) -> str:
 
 
 def network_depths(records: pd.DataFrame) -> list[int | None]:
-    """The layers of the network behind each row of ``kdnb.runs.table``: a sub-net's own, else those in
-    its student's name; None for an exit of BYOT, which is another kind of network.
+    """The number of layers of the network in each row of a table of runs.
 
-    >>> network_depths(pd.DataFrame({"student": ["resnet20"] * 3, "learner": ["full", "depth8", "exit1"]}))
-    [20, 8, None]
+    Args:
+        records: Recorded runs, as ``kdnb.runs.records.table`` returns them, with the columns ``student``
+            and ``learner``.
+
+    Returns:
+        The number of layers for each row: that of the sub-net, or else the number at the end of the
+        student's name. None for an exit of BYOT, which is another kind of network.
+
+    Example:
+        >>> records = pd.DataFrame({"student": ["resnet20"] * 3, "learner": ["full", "depth8", "exit1"]})
+        >>> network_depths(records)
+        [20, 8, None]
     """
     return [_depth(*pair) for pair in zip(records["student"], records["learner"], strict=True)]
 

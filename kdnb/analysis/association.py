@@ -1,4 +1,8 @@
-"""What a learned association of layers says: weights (..., S, M), rows over M teacher layers sum to 1."""
+"""Measures of SemCKD's association, the weights that a student layer gives to the teacher's layers.
+
+An association has the shape (..., S, M) for S student layers and M teacher layers. Each row of M weights
+sums to 1. See kdnb/methods/README.md, section SemCKD.
+"""
 
 from math import exp, log
 
@@ -9,10 +13,23 @@ from kdnb.errors import InputError
 
 
 def association_bounds(teacher_layers: int) -> tuple[float, float]:
-    """The smallest and the largest weight that SemCKD's association can give one of M teacher layers.
+    """The smallest and the largest weight that SemCKD's association can give to a teacher layer.
 
-    Its energies are cosines, from -1 to 1, and nothing scales them before the softmax. So one layer
-    is heard at most e^2 times as loudly as another: for M = 3 weights lie between 0.063 and 0.787.
+    The weights are a softmax of cosines, which lie between -1 and 1 and are not scaled. One layer can
+    therefore have at most e^2 times the weight of another.
+
+    Args:
+        teacher_layers: The number of teacher layers M.
+
+    Returns:
+        The smallest and the largest weight.
+
+    Raises:
+        InputError: If there is no teacher layer.
+
+    Example:
+        >>> [round(bound, 3) for bound in association_bounds(3)]
+        [0.063, 0.787]
     """
     if teacher_layers < 1:
         raise InputError(f"An association needs at least one teacher layer, found {teacher_layers}.")
@@ -21,9 +38,20 @@ def association_bounds(teacher_layers: int) -> tuple[float, float]:
 
 
 def relative_entropy(weights: Tensor) -> Tensor:
-    """How undecided each row is, (..., M) -> (...): 1 for uniform weights, 0 for a single layer.
+    """How evenly each row spreads its weights: its entropy divided by log M.
 
-    Entropy divided by log M. Raises InputError for fewer than two layers: there is nothing to decide.
+    Args:
+        weights: Weights over M teacher layers, (..., M). Each row sums to 1.
+
+    Returns:
+        A value for each row, (...): 1 for equal weights, 0 if one layer has all the weight.
+
+    Raises:
+        InputError: If there are fewer than two teacher layers.
+
+    Example:
+        >>> relative_entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
+        tensor([1., 0.])
     """
     layers = weights.shape[-1]
     if layers < 2:
@@ -32,20 +60,35 @@ def relative_entropy(weights: Tensor) -> Tensor:
 
 
 def lowest_relative_entropy(teacher_layers: int) -> float:
-    """``relative_entropy`` of the most decided row within ``association_bounds``.
+    """The smallest ``relative_entropy`` that weights within ``association_bounds`` can have.
 
-    Entropy is concave, so its minimum has only weights that are as far apart as they can be.
+    Entropy is concave, so at its minimum every cosine is either -1 or 1. The function tries all numbers of
+    layers with a cosine of 1.
+
+    Args:
+        teacher_layers: The number of teacher layers M, at least 2.
+
+    Returns:
+        The smallest relative entropy.
+
+    Raises:
+        InputError: If there are fewer than two teacher layers.
     """
-    energies = (
-        2 * torch.ones(teacher_layers, teacher_layers).double().tril() - 1
-    )  # 1, 2 ... M layers are heard
-    return relative_entropy(energies.softmax(1)).min().item()
+    ones = torch.ones(teacher_layers, teacher_layers).double()
+    cosines = 2 * ones.tril() - 1  # (M, M): row n has n + 1 cosines of 1, the others are -1
+    return relative_entropy(cosines.softmax(1)).min().item()
 
 
 def association_by_class(weights: Tensor, labels: Tensor) -> Tensor:
-    """Mean weights of each class's images: (N, S, M) and (N,) -> (K, S, M), K - 1 the highest label.
+    """The mean association of the images of each class.
 
-    NaN for a class without images.
+    Args:
+        weights: The association of each image, (N, S, M).
+
+        labels: The labels, (N,).
+
+    Returns:
+        The means, (K, S, M), where K - 1 is the highest label. A class without images has NaN.
     """
     classes = int(labels.max()) + 1
     return torch.stack([weights[labels == label].mean(0) for label in range(classes)])

@@ -1,13 +1,19 @@
-"""How far batch norms are from the statistics that a network would have of its own."""
+"""How far the statistics of batch norm are from those that a network would have on its own."""
 
 from torch import Tensor, nn
 
 
 def batch_norm_gap(net: nn.Module, own: nn.Module) -> dict[str, float]:
-    """For each batch norm of ``net``, by name: how far its running mean is off the one in ``own``, the same
-    network with statistics of its own (``kdnb.networks.recalibrated``).
+    """The distance of every running mean from that of the same network with statistics of its own.
 
-    In standard deviations of that channel, root mean square over the channels.
+    Args:
+        net: A network, such as one depth of a network whose depths share batch norm.
+
+        own: The same network with statistics of its own, from ``kdnb.networks.recalibrated``.
+
+    Returns:
+        The distance for each batch norm, by its path. It is measured in standard deviations of each
+        channel, as the root mean square over the channels.
     """
     pairs = ((name, norm, own.get_submodule(name)) for name, norm in net.named_modules())
     return {name: _gap(norm, other).item() for name, norm, other in pairs if isinstance(norm, nn.BatchNorm2d)}

@@ -1,4 +1,4 @@
-"""Which classes a network finds alike, and whether these are the families that we know."""
+"""Which classes a network finds similar, and whether these belong to the same known family."""
 
 from collections.abc import Sequence
 
@@ -10,45 +10,87 @@ from kdnb.functional import cosine_similarity
 
 
 def class_similarity(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Which classes a network finds alike: (N, K) soft labels and (N,) labels -> (K, K).
+    """How similar a network finds two classes, from its soft labels.
 
-    Entry (a, b) is the mean probability that pictures of class a give to class b, made symmetric by
-    averaging with (b, a); the diagonal is 0. Every class needs at least one picture.
+    Args:
+        probabilities: The soft labels, (N, K).
+
+        labels: The labels, (N,).
+
+    Returns:
+        A symmetric table, (K, K). Entry (a, b) is the mean of two values: the mean probability of class b
+        for images of class a, and that of class a for images of class b. The diagonal is 0.
+
+    Raises:
+        InputError: If a class has no image.
+
+    Example:
+        >>> soft = torch.tensor([[0.75, 0.25, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+        >>> class_similarity(soft, torch.tensor([0, 1, 2]))
+        tensor([[0.0000, 0.3750, 0.0000],
+                [0.3750, 0.0000, 0.0000],
+                [0.0000, 0.0000, 0.0000]])
     """
     rows = _class_means(probabilities, labels)
     return ((rows + rows.T) / 2).fill_diagonal_(0)
 
 
 def logit_similarity(logits: Tensor, labels: Tensor) -> Tensor:
-    """The same question asked of logits: (N, K) logits and (N,) labels -> (K, K), from -1 to 1.
+    """How similar a network finds two classes, from its logits.
 
-    Entry (a, b) is Pearson's correlation between the mean logits of class a and those of class b,
-    after each logit's mean over the classes is taken off: what all classes share says nothing. The
-    diagonal is 1. Without any resemblance the other entries are near -1 / (K - 1).
+    Args:
+        logits: The logits, (N, K).
 
-    Raises InputError for a class without a picture.
+        labels: The labels, (N,).
+
+    Returns:
+        A symmetric table, (K, K), with values from -1 to 1. Entry (a, b) is Pearson's correlation between
+        the mean logits of class a and those of class b. Before that, the mean over the classes is
+        subtracted from each logit, because what all classes share does not tell them apart. The diagonal
+        is 1. If no classes are similar, the other entries are near -1 / (K - 1).
+
+    Raises:
+        InputError: If a class has no image.
     """
     rows = _class_means(logits, labels)
     rows = rows - rows.mean(0)
-    rows = rows - rows.mean(1, keepdim=True)  # softmax does not see a row's mean
+    rows = rows - rows.mean(1, keepdim=True)  # softmax does not depend on the mean of a row
     classes = len(rows)
     pairs = cosine_similarity(rows.repeat_interleave(classes, 0), rows.repeat(classes, 1))
     return pairs.view(classes, classes)
 
 
 def siblings_found(similarity: Tensor, families: Sequence[int]) -> float:
-    """Share of classes whose most similar other class is of their own family. Chance for families
-    of two among K classes: 1 / (K - 1)."""
+    """The share of classes whose most similar other class belongs to the same family.
+
+    If all families have two of the K classes, chance gives 1 / (K - 1).
+
+    Args:
+        similarity: The similarity of every two classes, (K, K). The diagonal is not used.
+
+        families: The number of the family of each class, K numbers.
+
+    Returns:
+        The share, from 0 to 1.
+    """
     family = torch.tensor(families)
     nearest = similarity.clone().fill_diagonal_(float("-inf")).argmax(1)
     return (family[nearest] == family).double().mean().item()
 
 
 def family_contrast(similarity: Tensor, families: Sequence[int]) -> float:
-    """Mean similarity (K, K) of two classes of one family, less that of two classes of different
-    families. 0: the network does not see the families.
+    """The mean similarity within families minus the mean similarity between families.
 
-    Raises InputError unless there are pairs of both kinds.
+    Args:
+        similarity: The similarity of every two classes, (K, K). The diagonal is not used.
+
+        families: The number of the family of each class, K numbers.
+
+    Returns:
+        The difference. It is 0 if the network does not distinguish the families.
+
+    Raises:
+        InputError: If there are no two classes of one family, or no two classes of different families.
     """
     family = torch.tensor(families)
     others = ~torch.eye(len(family), dtype=torch.bool)
@@ -63,7 +105,7 @@ def family_contrast(similarity: Tensor, families: Sequence[int]) -> float:
 
 
 def _class_means(values: Tensor, labels: Tensor) -> Tensor:
-    """Mean row of each class: (N, K) and (N,) -> (K, K)."""
+    """The mean row of each class: (N, K) values and (N,) labels give (K, K)."""
     classes = values.shape[1]
     counts = labels.bincount(minlength=classes).tolist()
     if 0 in counts:

@@ -1,4 +1,4 @@
-"""Grad-CAM through the grad-cam package, behind one door that leaves the network as it was."""
+"""Grad-CAM with the grad-cam package, in a function that leaves the network unchanged."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,49 +9,66 @@ from torch import Tensor, nn
 
 from kdnb.errors import InputError, require_choice
 
-CHUNK = 250  # images a pass
+IMAGES_PER_PASS = 250
 
 
 def grad_cam(
     net: nn.Module, images: Tensor, classes: Tensor | Sequence[int] | None = None, *, layer: str | nn.Module
 ) -> Tensor:
-    """Where ``layer`` has evidence for ``classes``: images (B, 3, H, W) -> (B, H, W), 0 to 1.
+    """Where in the images a layer has positive evidence for a class.
 
-    classes: (B,), one for each image; None asks for what the network predicts. layer: the path of a
-    module, or the module itself, whose output is a map (B, C, h, w); in our networks "stages.2" is
-    the third stage. The network may be frozen; it works in eval mode, and its modes, gradients
-    and flags, as well as the global random state, are as before when the call ends.
+    The network runs in eval mode and may be frozen. After the call its modes, its gradients, their flags
+    and the global random state are what they were before.
 
-    Each map is stretched from its own minimum to its own maximum, so that magnitudes cannot be
-    compared between images or networks: compare places. A map without positive evidence is zeros.
+    Args:
+        net: A network that returns logits (B, K).
 
-    Raises InputError for an unknown layer, one that does not run exactly once, whose output is not a
-    map or on which the logits do not depend; for a network that returns anything but logits (B, K);
-    for classes that do not fit.
-    Source: Selvaraju et al., Grad-CAM, 2017, eq. 1 and 2.
+        images: The images, (B, 3, H, W).
+
+        classes: A class for each image, (B,). None stands for the class that the network predicts.
+
+        layer: A module, or the path of a module, whose output is a map (B, C, h, w). In the networks of
+            kdnb, ``"stages.2"`` is the third stage.
+
+    Returns:
+        A map for each image, (B, H, W). Each is scaled from its own minimum to its own maximum, 0 to 1, so
+        places may be compared between images and networks, but values may not. A map without positive
+        evidence is zero everywhere.
+
+    Raises:
+        InputError: If the layer is unknown, does not run exactly once, has an output that is not a map, or
+            does not influence the logits; if the network returns something else than logits (B, K); or if
+            the classes do not fit the images or the network.
+
+    Source:
+        Selvaraju et al., Grad-CAM, 2017, equations 1 and 2.
     """
     module = _module(net, layer)
     if classes is not None and len(classes) != len(images):
         raise InputError(f"One class for each image: found {len(classes)} classes, {len(images)} images.")
     images = images.detach().to(next(net.parameters()))
     asked = [None] * len(images) if classes is None else torch.as_tensor(classes).tolist()
-    observed = _Observed(net)
-    with _as_found(net, images.device), module.register_forward_hook(observed.through_probe):
-        chunks = range(0, len(images), CHUNK)
-        maps = [_maps(observed, images[at : at + CHUNK], asked[at : at + CHUNK]) for at in chunks]
+    probed = _ProbedNetwork(net)
+    with _restored_afterwards(net, images.device), module.register_forward_hook(probed.through_probe):
+        step = IMAGES_PER_PASS
+        starts = range(0, len(images), step)
+        maps = [_maps(probed, images[at : at + step], asked[at : at + step]) for at in starts]
     return torch.cat(maps).to(images.device)
 
 
-class _Observed(nn.Module):
-    """``net`` that gives logits and nothing else, with a probe through which the layer's map runs."""
+class _ProbedNetwork(nn.Module):
+    """A network whose layer passes its output through ``probe``, an identity that grad-cam observes."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net, self.probe, self.runs = net, nn.Identity(), 0
 
     def through_probe(self, module: nn.Module, inputs: tuple, output: object) -> Tensor:
-        """A hook: the layer hands on a clone of what the probe sees, so that nothing in-place behind
-        it, such as torchvision's ReLUs or ``out += identity``, can change the map to be explained."""
+        """A forward hook that returns a clone of what the probe sees.
+
+        Operations in place that follow the layer, such as torchvision's ReLUs or ``out += identity``, then
+        cannot change the map that is explained.
+        """
         if not isinstance(output, Tensor) or output.ndim != 4:
             raise InputError(f"Grad-CAM needs a layer whose output is (B, C, h, w), found {_kind(output)}.")
         self.runs += 1
@@ -73,19 +90,20 @@ class _Observed(nn.Module):
         return logits
 
 
-def _maps(observed: _Observed, images: Tensor, classes: Sequence[int | None]) -> Tensor:
-    # Imported here: it takes seconds, and most notebooks do without.
+def _maps(probed: _ProbedNetwork, images: Tensor, classes: Sequence[int | None]) -> Tensor:
+    # This import takes seconds, and most notebooks do not need it.
     from pytorch_grad_cam import GradCAM
 
     class Checked(GradCAM):
         def get_cam_weights(self, *arguments):
-            if arguments[-1] is None:  # no gradient came back
+            if arguments[-1] is None:  # no gradient arrived at the probe
                 raise InputError("The logits do not depend on this layer, so there is nothing to explain.")
             return super().get_cam_weights(*arguments)
 
-    # Weights may be frozen, so gradients start at the images; a clone, as networks may normalise in place.
+    # The weights may be frozen, so the images require gradients. The network gets a clone of them, because
+    # a network may change its input in place.
     images = images.clone().requires_grad_().clone()
-    cam = Checked(observed, [observed.probe])
+    cam = Checked(probed, [probed.probe])
     try:
         return torch.from_numpy(cam(images, [partial(_logit, number=number) for number in classes]))
     finally:
@@ -93,6 +111,7 @@ def _maps(observed: _Observed, images: Tensor, classes: Sequence[int | None]) ->
 
 
 def _logit(logits: Tensor, number: int | None) -> Tensor:
+    """The logit of a class, or the largest one for None."""
     if number is None:
         return logits.max()
     if not 0 <= number < len(logits):
@@ -101,9 +120,11 @@ def _logit(logits: Tensor, number: int | None) -> Tensor:
 
 
 @contextmanager
-def _as_found(net: nn.Module, device: torch.device) -> Iterator[None]:
-    """Gradients on, but none for the weights, while the block runs; then all modes, flags, gradients
-    (the same tensors) and random states are those found."""
+def _restored_afterwards(net: nn.Module, device: torch.device) -> Iterator[None]:
+    """Enables gradients, but not for the weights, and restores modes, flags, gradients and random states.
+
+    The gradients are restored as the same tensors.
+    """
     modes = {module: module.training for module in net.modules()}
     weights = [(weight, weight.requires_grad, weight.grad) for weight in net.parameters()]
     random = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

@@ -1,4 +1,4 @@
-"""Maps of where a network looks: brought to one scale, and the controls they must beat."""
+"""Scales maps of where a network looks, and makes control maps that do not depend on a network."""
 
 import torch
 import torch.nn.functional as F
@@ -9,11 +9,25 @@ from kdnb.functional import at_least_float32
 
 
 def normalised(maps: Tensor, how: str = "range") -> Tensor:
-    """Every map by itself on a common scale: (B, H, W) -> (B, H, W).
+    """Scales every map by itself.
 
-    how: ``"range"`` runs from 0 to 1; ``"mass"`` sums to 1, for maps of 0 or more; ``"unit"`` has
-    Euclidean norm 1; ``"none"`` leaves the values. A map without anything to scale (zero, or
-    constant under "range") becomes zeros. Raises InputError for negative mass.
+    Args:
+        maps: The maps, (B, H, W).
+
+        how: ``"range"`` scales each map from its minimum to its maximum, 0 to 1. ``"mass"`` divides it by
+            its sum. ``"unit"`` divides it by its Euclidean norm. ``"none"`` leaves it as it is.
+
+    Returns:
+        The scaled maps, (B, H, W). A map that cannot be scaled becomes zeros: one that is zero everywhere,
+        or with ``"range"`` one that is constant.
+
+    Raises:
+        InputError: If ``how`` is unknown, or if a map has negative values and ``how`` is ``"mass"``.
+
+    Example:
+        >>> normalised(torch.tensor([[[1.0, 3.0], [2.0, 5.0]]]))
+        tensor([[[0.0000, 0.5000],
+                 [0.2500, 1.0000]]])
     """
     require_choice("normalisation", how, ("range", "mass", "unit", "none"))
     maps = at_least_float32(maps)
@@ -28,15 +42,28 @@ def normalised(maps: Tensor, how: str = "range") -> Tensor:
 
 
 def uniform_maps(like: Tensor) -> Tensor:
-    """The control that looks everywhere alike: images (B, 3, H, W) or masks (B, H, W) -> (B, H, W)."""
+    """Control maps that look everywhere equally.
+
+    Args:
+        like: Images (B, 3, H, W) or masks (B, H, W), which give the number and the size of the maps.
+
+    Returns:
+        Maps of ones, (B, H, W).
+    """
     return torch.ones(len(like), *like.shape[-2:], device=like.device)
 
 
 def centre_maps(like: Tensor) -> Tensor:
-    """The control that looks at the middle: images (B, 3, H, W) or masks (B, H, W) -> (B, H, W).
+    """Control maps that look at the centre of the image.
 
-    A Gaussian whose standard deviation is a quarter of the side. Photographers centre their objects,
-    and so do we, so this is a harder control than a uniform map.
+    Each map is a Gaussian whose standard deviation is a quarter of the side. Photographers place objects
+    near the centre, and so does our shapes data, so this control is harder to beat than a uniform map.
+
+    Args:
+        like: Images (B, 3, H, W) or masks (B, H, W), which give the number and the size of the maps.
+
+    Returns:
+        The maps, (B, H, W).
     """
     height, width = like.shape[-2:]
     y, x = (torch.linspace(-2, 2, size, device=like.device) for size in (height, width))
@@ -44,9 +71,16 @@ def centre_maps(like: Tensor) -> Tensor:
 
 
 def edge_maps(images: Tensor) -> Tensor:
-    """The control that looks at edges and has learned nothing: images (B, C, H, W) -> (B, H, W).
+    """Control maps that look at the edges in the image, without any learning.
 
-    The length of the Sobel gradient, over all channels. The border is continued, so it is no edge.
+    A value is the Euclidean norm of the Sobel gradients of all channels. The image is continued beyond its
+    border, so that the border does not count as an edge.
+
+    Args:
+        images: The images, (B, C, H, W).
+
+    Returns:
+        The maps, (B, H, W).
     """
     across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
     kernels = torch.stack([across, across.T])[:, None].to(images)  # (2, 1, 3, 3)
@@ -56,7 +90,17 @@ def edge_maps(images: Tensor) -> Tensor:
 
 
 def require_mass(maps: Tensor) -> Tensor:
-    """``maps`` themselves; raises InputError where one is negative."""
+    """Checks that no value of the maps is negative, so that shares of their sum make sense.
+
+    Args:
+        maps: The maps, (B, H, W).
+
+    Returns:
+        The same maps.
+
+    Raises:
+        InputError: If a value is negative.
+    """
     if (maps < 0).any():
         raise InputError(
             f"Mass needs maps of 0 or more, found {maps.min().item():.3g}; "
@@ -66,4 +110,5 @@ def require_mass(maps: Tensor) -> Tensor:
 
 
 def _quotient(maps: Tensor, scale: Tensor) -> Tensor:
+    """The maps divided by their scale, and zeros where the scale is 0."""
     return torch.where(scale > 0, maps / scale, 0)

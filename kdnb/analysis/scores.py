@@ -1,9 +1,13 @@
-"""Does a map point at the object? Scores of maps (B, h, w) against object masks, bool (B, H, W).
+"""Scores of how well a map points at the object in an image, given the mask of the object.
 
-Maps are resized bilinearly to the masks and computed in float64. A map that is the same everywhere
-points nowhere, and scores chance: its ties count in proportion. Chance is what uniform maps score,
-``map_scores(uniform_maps(masks), masks)``; for an object that covers a share s of the picture it is
-s, s and s / (2 - s). All raise InputError for shapes that do not agree and for an empty mask.
+Maps are resized bilinearly to the size of the masks, and all scores are computed in float64. Pixels with
+equal values count in proportion, so that a map that is the same everywhere scores exactly what chance
+gives. Chance is the score of uniform maps, ``map_scores(uniform_maps(masks), masks)``. For an object that
+covers a share s of the image it is s for the mass inside, s for the pointing game, and s / (2 - s) for the
+IoU at equal area.
+
+All functions take the maps (B, h, w) and boolean masks (B, H, W). They raise InputError if the shapes do
+not fit or if a mask is empty.
 """
 
 import pandas as pd
@@ -14,22 +18,52 @@ from torch import Tensor
 from kdnb.analysis.maps import require_mass
 from kdnb.errors import InputError
 
-TIE = 1e-6  # values closer than this share of a map's range count as equal
+TIE = 1e-6  # two values count as equal if they differ by less than this share of the range of the map
 
 
 def mass_inside(maps: Tensor, masks: Tensor) -> Tensor:
-    """Share of each map's sum that lies on the object: (B,), 0 to 1. Maps must not be negative."""
+    """The share of each map's sum that lies on the object.
+
+    Args:
+        maps: The maps, (B, h, w), without negative values.
+
+        masks: True where the object is, (B, H, W).
+
+    Returns:
+        The shares, (B,), from 0 to 1. A map that is zero everywhere scores chance.
+
+    Raises:
+        InputError: If a map has negative values, if the shapes do not fit, or if a mask is empty.
+
+    Example:
+        >>> maps = torch.tensor([[[3.0, 1.0], [0.0, 0.0]]])
+        >>> mass_inside(maps, masks=torch.tensor([[[True, False], [False, False]]]))
+        tensor([0.7500], dtype=torch.float64)
+    """
     maps, masks = _of_one_size(require_mass(maps), masks)
     total = maps.sum(1)
     return torch.where(total > 0, (maps * masks).sum(1) / total, masks.mean(1))
 
 
 def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
-    """Whether each map's highest pixel lies on the object: (B,), 1 or 0.
+    """Whether the highest pixel of each map lies on the object.
 
-    Of several highest pixels, the share that lies on it.
-    Source: Zhang et al., Top-down Neural Attention by Excitation Backprop, 2016.
-    Differs: no tolerance around the object.
+    Args:
+        maps: The maps, (B, h, w).
+
+        masks: True where the object is, (B, H, W).
+
+    Returns:
+        1 or 0 for each map, (B,). If several pixels are highest, the share of them that lies on the object.
+
+    Raises:
+        InputError: If the shapes do not fit or a mask is empty.
+
+    Source:
+        Zhang et al., Top-down Neural Attention by Excitation Backprop, 2016.
+
+    Differs:
+        Pixels near the object do not count as hits.
     """
     maps, masks = _of_one_size(maps, masks)
     highest = (maps >= maps.amax(1, keepdim=True) - _tie(maps)).double()
@@ -37,9 +71,21 @@ def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def iou_at_equal_area(maps: Tensor, masks: Tensor) -> Tensor:
-    """Intersection over union of the object with as many of each map's highest pixels: (B,), 0 to 1.
+    """The intersection over union of the object and the highest pixels of the map.
 
-    Equal areas spare us a threshold. Pixels that tie at the edge share the places left over.
+    As many pixels are taken as the object has, so that no threshold has to be chosen. If more pixels tie
+    for the last places than there are places, each of them counts with an equal share.
+
+    Args:
+        maps: The maps, (B, h, w).
+
+        masks: True where the object is, (B, H, W).
+
+    Returns:
+        The scores, (B,), from 0 to 1.
+
+    Raises:
+        InputError: If the shapes do not fit or a mask is empty.
     """
     maps, masks = _of_one_size(maps, masks)
     area = masks.sum(1, keepdim=True)  # (B, 1)
@@ -52,7 +98,19 @@ def iou_at_equal_area(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def map_scores(maps: Tensor, masks: Tensor) -> pd.DataFrame:
-    """All three, a row an image; ``.mean()`` sums a network up. Maps must not be negative."""
+    """All three scores of every map.
+
+    Args:
+        maps: The maps, (B, h, w), without negative values.
+
+        masks: True where the object is, (B, H, W).
+
+    Returns:
+        A table with a row for each image and a column for each score. Its ``mean()`` describes a network.
+
+    Raises:
+        InputError: If a map has negative values, if the shapes do not fit, or if a mask is empty.
+    """
     scores = {
         "mass inside": mass_inside(maps, masks),
         "pointing game": pointing_game(maps, masks),
@@ -62,7 +120,7 @@ def map_scores(maps: Tensor, masks: Tensor) -> pd.DataFrame:
 
 
 def _of_one_size(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Both flattened, (B, H W) in float64, at the size of the masks."""
+    """Maps and masks at the size of the masks, each flattened to (B, H W) in float64."""
     if maps.ndim != 3 or masks.ndim != 3 or len(maps) != len(masks):
         raise InputError(
             "A map an image, and a mask an image: expected maps (B, h, w) and masks (B, H, W), found "
@@ -79,6 +137,6 @@ def _of_one_size(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _tie(maps: Tensor) -> Tensor:
-    """How far apart two values of a map may be and count as equal: rounding must not break ties."""
+    """How much two values of a map may differ and still count as equal, so that rounding breaks no tie."""
     span = maps.amax(1, keepdim=True) - maps.amin(1, keepdim=True)
     return TIE * span.clamp(min=maps.abs().amax(1, keepdim=True) * TIE)

@@ -1,7 +1,7 @@
-"""Do two networks, or two layers, see the same? Cosines of their maps, and debiased linear CKA.
+"""How similar the layers of two networks, or of one, are: cosines of their maps, and debiased linear CKA.
 
-Each function takes layers by name, of the same images in the same order, and returns a table: rows
-against ``columns``, or against themselves.
+The functions that return a table take layers by name. All layers must come from the same images in the same
+order. The rows of the table are compared with ``columns``, or with each other if no columns are given.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +18,22 @@ Layers = Mapping[str, Tensor]
 
 
 def raw_cosine(rows: Layers, columns: Layers | None = None) -> pd.DataFrame:
-    """Cosine of feature maps (B, C, H, W), mean over the images, from -1 to 1.
+    """The cosine of the feature maps of two layers, as a mean over the images.
 
-    NaN where two layers differ in shape: there it is not defined. After a ReLU it is never negative.
-    This is the reading of FFSD's Tab. IV that fits its values: the last maps of two students. It
-    compares channel with channel, and nothing ties channel 7 of one network to channel 7 of another.
+    Maps after a ReLU never give a negative cosine. Applied to the last maps of two students, this measure
+    is the reading of FFSD's Tab. IV that fits its values. It compares each channel with the channel of the
+    same number, but nothing makes channel 7 of one network correspond to channel 7 of another.
 
-    Raises InputError when the layers are not of equally many images.
+    Args:
+        rows: Maps (B, C, H, W) by name.
+
+        columns: Maps (B, C, H, W) by name, or None to compare ``rows`` with each other.
+
+    Returns:
+        A table of cosines from -1 to 1. An entry is NaN where the shapes of the two layers differ.
+
+    Raises:
+        InputError: If two layers come from different numbers of images.
     """
 
     def cosine(a: Tensor, b: Tensor) -> float:
@@ -35,12 +44,24 @@ def raw_cosine(rows: Layers, columns: Layers | None = None) -> pd.DataFrame:
 
 
 def attention_cosine(rows: Layers, columns: Layers | None = None, *, power: float = 2.0) -> pd.DataFrame:
-    """Cosine of attention maps of layers (B, C, H, W), mean over the images, from 0 to 1.
+    """The cosine of the attention maps of two layers, as a mean over the images.
 
-    Attention maps have no channels, so any two layers can be compared; the larger is averaged down
-    to the smaller size. They have no negative values either, so that unrelated layers are far from 0.
+    Attention maps have no channels, so any two layers can be compared. The larger map is averaged to the
+    size of the smaller one. Attention maps have no negative values, so even unrelated layers have a cosine
+    well above 0.
 
-    Raises InputError when the layers are not of equally many images.
+    Args:
+        rows: Maps (B, C, H, W) by name.
+
+        columns: Maps (B, C, H, W) by name, or None to compare ``rows`` with each other.
+
+        power: The power of ``kdnb.functional.attention_map``.
+
+    Returns:
+        A table of cosines from 0 to 1.
+
+    Raises:
+        InputError: If two layers come from different numbers of images.
     """
 
     def cosine(a: Tensor, b: Tensor) -> float:
@@ -55,11 +76,17 @@ def attention_cosine(rows: Layers, columns: Layers | None = None, *, power: floa
 def pairs_by_stage(
     learners: Mapping[str, Sequence[Tensor]], cosine: Callable[[Layers, Layers], pd.DataFrame]
 ) -> pd.DataFrame:
-    """``raw_cosine`` or ``attention_cosine`` of every two learners at the same stage: rows are the pairs.
+    """Compares every two learners at the same stage.
 
-    learners: the maps (B, C, H, W) of each one's stages. The last column, a control, is that of the
-    last stage with the pair's second learner shown another image: what remains has nothing to do with
-    what is in the image.
+    Args:
+        learners: The maps (B, C, H, W) of the stages of each learner, by the name of the learner.
+
+        cosine: ``raw_cosine`` or ``attention_cosine``.
+
+    Returns:
+        A table with a row for each pair of learners, a column for each stage, and a last column
+        ``another image``. This column is a control: it compares the last stages when the second learner
+        sees another image. The similarity that remains has nothing to do with the content of the image.
     """
     last = [maps[-1] for maps in learners.values()]
     columns = {f"stage {number}": maps for number, maps in enumerate(zip(*learners.values(), strict=True), 1)}
@@ -72,23 +99,54 @@ def pairs_by_stage(
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:
-    """Debiased linear CKA of features (N, ...) of the same N images: at most 1; near 0 if unrelated.
+    """The debiased linear CKA of two sets of features of the same images.
 
-    It compares which images resemble which. It does not change when features are rotated, scaled as
-    a whole or shifted, nor when both sets of images are reordered alike. 0 for constant features.
-    A few hundred images are enough: the Gram matrices are (N, N).
+    CKA compares which images the two layers represent similarly. It does not change if features are
+    rotated, scaled as a whole or shifted, nor if the images of both sets are reordered in the same way. A
+    few hundred images are enough. The Gram matrices have N x N entries.
 
-    Raises InputError for fewer than 4 images, or unequal numbers.
-    Source: Kornblith et al., 2019; Nguyen et al., 2021; the unbiased HSIC of Song et al., 2012.
-    Differs: written as the cosine of U-centred Gram matrices, which is the same (Székely and Rizzo,
-    2014).
+    Args:
+        x: Features of N images, (N, ...).
+
+        y: Features of the same images, (N, ...). The other dimensions may differ from those of ``x``.
+
+    Returns:
+        The similarity: at most 1, near 0 for unrelated features, and 0 for constant features.
+
+    Raises:
+        InputError: If there are fewer than 4 images, or if the numbers of images differ.
+
+    Example:
+        >>> x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+        >>> round(linear_cka(x, 3 * x + 1), 6)
+        1.0
+
+    Source:
+        Kornblith et al., Similarity of Neural Network Representations Revisited, 2019; Nguyen et al., Do Wide
+        and Deep Networks Learn the Same Things?, 2021; the unbiased HSIC is that of Song et al., 2012.
+
+    Differs:
+        It is written as the cosine of U-centred Gram matrices, which gives the same value (Székely and
+        Rizzo, 2014).
     """
     _require_same_images(x, y)
     return torch.dot(_centred_gram(x), _centred_gram(y)).item()
 
 
 def cka_matrix(rows: Layers, columns: Layers | None = None) -> pd.DataFrame:
-    """``linear_cka`` of every layer of ``rows`` with every layer of ``columns``, (N, ...) each."""
+    """The debiased linear CKA of every two layers.
+
+    Args:
+        rows: Features (N, ...) by name.
+
+        columns: Features (N, ...) by name, or None to compare ``rows`` with each other.
+
+    Returns:
+        A table of similarities, as ``linear_cka`` gives them.
+
+    Raises:
+        InputError: If there are fewer than 4 images, or if the numbers of images differ.
+    """
     columns = rows if columns is None else columns
     for a in rows.values():
         for b in columns.values():
@@ -98,12 +156,15 @@ def cka_matrix(rows: Layers, columns: Layers | None = None) -> pd.DataFrame:
 
 
 def _centred_gram(x: Tensor) -> Tensor:
-    """U-centred Gram matrix of (N, ...), flattened, of length 1: (N N,). Zeros for constant features."""
+    """The U-centred Gram matrix of features (N, ...), as a vector (N N,) of norm 1.
+
+    Constant features give zeros.
+    """
     count = len(x)
     if count < 4:
         raise InputError(f"CKA without bias needs at least 4 images, found {count}; some hundred are better.")
     x = x.detach().cpu().double().flatten(1)
-    x = x - x[:1]  # a shift spares rounding, and changes nothing else
+    x = x - x[:1]  # this shift reduces rounding errors and changes nothing else
     gram = (x @ x.T).fill_diagonal_(0)
     sums = gram.sum(1) / (count - 2)
     gram = gram - sums[:, None] - sums + sums.sum() / (count - 1)
@@ -120,5 +181,6 @@ def _require_same_images(a: Tensor, b: Tensor) -> None:
 
 
 def _table(measure: Callable[[Tensor, Tensor], float], rows: Layers, columns: Layers) -> pd.DataFrame:
+    """The measure of every row with every column."""
     values = [[measure(a, b) for b in columns.values()] for a in rows.values()]
     return pd.DataFrame(values, list(rows), list(columns))

@@ -1,4 +1,4 @@
-"""Did it help? Differences between runs, with their uncertainty."""
+"""Differences between runs, with their uncertainty."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,15 @@ from kdnb.errors import InputError
 
 
 class Interval(NamedTuple):
-    """A mean, with the ends of its 95 % confidence interval."""
+    """A mean and its 95 % confidence interval.
+
+    Attributes:
+        mean: The mean.
+
+        low: The lower end of the interval.
+
+        high: The upper end of the interval.
+    """
 
     mean: float
     low: float
@@ -18,10 +26,26 @@ class Interval(NamedTuple):
 
 
 def paired_difference(treated: Sequence[float], baseline: Sequence[float]) -> Interval:
-    """Mean of ``treated - baseline`` over runs paired by seed, with Student's t interval.
+    """The mean difference of runs that are paired by their seed, with Student's t interval.
 
-    Pairing removes what a seed does to both (the start, the order, the pictures chosen), which is
-    usually most of the spread. Raises InputError unless both have the same number, at least 2.
+    A seed determines the initial weights, the order of the images and which images are chosen. Pairing
+    removes the effect of the seed that both runs share, which is usually most of the variance.
+
+    Args:
+        treated: The results of the runs with the method of interest.
+
+        baseline: The results of the runs without it, with the same seeds in the same order.
+
+    Returns:
+        The mean of ``treated - baseline`` and its interval.
+
+    Raises:
+        InputError: If the numbers of results differ or are below 2.
+
+    Example:
+        >>> result = paired_difference([71.0, 73.0, 72.0], [70.0, 71.0, 71.5])
+        >>> [round(value, 2) for value in result]
+        [1.17, -0.73, 3.06]
     """
     if len(treated) != len(baseline) or len(treated) < 2:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Networks that declare their stages, and ``build`` to make one by name."""
+"""Networks that report the output of every stage, and ``build``, which makes one by its name."""
 
 from collections.abc import Callable
 from functools import partial
@@ -46,6 +46,7 @@ __all__ = [
 
 _X4 = (32, 64, 128, 256)
 
+# The constructor of every network by its name. Each takes the number of classes.
 NETWORKS: dict[str, Callable[[int], Network]] = {
     **{f"resnet{depth}": partial(ResNet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
     "resnet8x4": partial(ResNet, 8, widths=_X4),
@@ -59,13 +60,25 @@ NETWORKS: dict[str, Callable[[int], Network]] = {
     "googlenet": GoogLeNet,
 }
 
-DYNAMIC = "-dynamic"  # behind a name: the network with every convolution made dynamic, as ECD's teacher
+# With this suffix a name stands for the ``dynamic_copy`` of the network: ECD's teacher, used on its own.
+DYNAMIC = "-dynamic"
 
 
 def plain_name(name: str) -> str:
-    """The entry of NETWORKS that ``name`` is built from: itself, or "resnet8" of "resnet8-dynamic".
+    """The name of a network without the suffix ``-dynamic``.
 
-    Raises InputError for an unknown name.
+    Args:
+        name: A name from ``NETWORKS``, with or without the suffix.
+
+    Returns:
+        The name in ``NETWORKS``.
+
+    Raises:
+        InputError: If ``NETWORKS`` does not have the name.
+
+    Example:
+        >>> plain_name("resnet8-dynamic")
+        'resnet8'
     """
     plain = name.removesuffix(DYNAMIC)
     require_choice("network", plain, NETWORKS)
@@ -73,12 +86,30 @@ def plain_name(name: str) -> str:
 
 
 def build(name: str, *, classes: int, seed: int = 0) -> Network:
-    """A freshly initialised network: the same seed gives the same weights, and the global random
-    state is left as it was.
+    """Builds a freshly initialised network.
 
-    name: of NETWORKS, or with "-dynamic" behind it for the ``dynamic_copy`` of that network, which is
-    ECD's teacher as a network of its own.
-    Raises InputError for an unknown name or fewer than two classes.
+    Args:
+        name: A name from ``NETWORKS``, such as ``"resnet20"``. With the suffix ``-dynamic`` it stands for
+            the ``dynamic_copy`` of that network, which is ECD's teacher used on its own.
+
+        classes: The number of classes K.
+
+        seed: The seed of the initial weights. The same seed gives the same weights. The global random state
+            is left as it was.
+
+    Returns:
+        The network, in training mode and on the CPU.
+
+    Raises:
+        InputError: If the name is unknown or there are fewer than two classes.
+
+    Example:
+        >>> net = build("resnet8", classes=10)
+        >>> features = net.features(torch.zeros(2, 3, 32, 32))
+        >>> [tuple(stage.shape) for stage in features.maps]
+        [(2, 16, 32, 32), (2, 32, 16, 16), (2, 64, 8, 8)]
+        >>> features.logits.shape
+        torch.Size([2, 10])
     """
     plain = plain_name(name)
     if classes < 2:

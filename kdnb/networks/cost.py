@@ -1,4 +1,4 @@
-"""What a network costs to store and to run."""
+"""Counts the parameters and operations of a network, and measures its time."""
 
 import copy
 from collections.abc import Sequence
@@ -12,16 +12,41 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Cost(NamedTuple):
+    """What a network costs.
+
+    Attributes:
+        parameters: The number of parameters.
+
+        macs: Multiply-accumulate operations of the convolutions and linear layers for one image.
+    """
+
     parameters: int
-    macs: int  # multiply-accumulates of convolutions and linear layers, for one image
+    macs: int
 
 
 def cost(net: nn.Module, *, size: int = 32, channels: int = 3) -> Cost:
-    """Parameters, and MACs for one image or map (channels, size, size), counted without running on
-    real memory. A transposed convolution is counted by its input's positions."""
-    ghost = copy.deepcopy(net).to("meta").eval()
+    """Counts parameters and multiply-accumulate operations.
+
+    A copy of the network runs on PyTorch's meta device, which computes shapes only.
+
+    Args:
+        net: The network, or any module that takes one tensor (1, channels, size, size).
+
+        size: The height and width of the input in pixels.
+
+        channels: The number of channels of the input: 3 for images, or the width of a map.
+
+    Returns:
+        The counts. A transposed convolution is counted by the positions of its input.
+
+    Example:
+        >>> from kdnb.networks import build
+        >>> cost(build("resnet20", classes=100))
+        Cost(parameters=278324, macs=40818944)
+    """
+    on_meta = copy.deepcopy(net).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        ghost(torch.empty(1, channels, size, size, device="meta"))
+        on_meta(torch.empty(1, channels, size, size, device="meta"))
     parameters = sum(parameter.numel() for parameter in net.parameters())
     return Cost(parameters, counter.get_total_flops() // 2)
 
@@ -29,10 +54,23 @@ def cost(net: nn.Module, *, size: int = 32, channels: int = 3) -> Cost:
 def forward_times(
     nets: Sequence[nn.Module], *, size: int = 32, batch: int = 1, rounds: int = 9
 ) -> list[float]:
-    """Milliseconds that each network takes, in eval mode on its device, for ``batch`` images.
+    """Measures the time of one forward pass of each network in eval mode.
 
-    Medians of rounds that alternate between the networks, after one that warms up; of copies, so that
-    the networks are not touched.
+    Every round times all networks one after another, so that a slow moment of the machine does not fall on
+    one of them alone. A first round warms up and is not counted. Copies are timed, so that the networks do
+    not change.
+
+    Args:
+        nets: The networks. All are on the device of the first one.
+
+        size: The height and width of the images in pixels.
+
+        batch: How many images one forward pass takes.
+
+        rounds: How many rounds are counted.
+
+    Returns:
+        The median time of each network in milliseconds.
     """
     copies = [copy.deepcopy(net).eval() for net in nets]
     like = next(copies[0].parameters())

@@ -1,10 +1,13 @@
-"""DenseNets for small images: every layer reads all earlier maps of its block and adds a few channels.
+"""DenseNets for small images. Every layer reads all earlier maps of its block and adds a few channels.
 
-Source: Huang et al., Densely Connected Convolutional Networks, 2017, section 3 (the plain variant:
-no bottleneck, no compression, no dropout); stem width, taps and initialisation as in FFSD
-(methods.md 1.2).
-Differs: the stem has 2 x growth channels, which the paper gives only to DenseNet-BC (16 elsewhere); a
-ReLU stands in the transitions too.
+Source:
+    Huang et al., Densely Connected Convolutional Networks, 2017, section 3: the variant without bottleneck,
+    without compression and without dropout. The width of the stem, the places of the maps and the
+    initialisation follow FFSD; see kdnb/methods/README.md, section Networks.
+
+Differs:
+    The stem has 2 x growth channels. The paper uses this width only for DenseNet-BC, and 16 elsewhere.
+    Transitions contain a ReLU as well.
 """
 
 import torch
@@ -15,7 +18,15 @@ from kdnb.networks.features import Features, Network, initialise_convolutions, s
 
 
 class DenseLayer(nn.Module):
-    """BN-ReLU-conv, appended to its own input: (B, C, H, W) -> (B, C + growth, H, W)."""
+    """Batch norm, ReLU and a 3 x 3 convolution, whose output is appended to the input.
+
+    The module turns a map (B, C, H, W) into a map (B, C + growth, H, W).
+
+    Args:
+        channels: The number of input channels C.
+
+        growth: The number of channels that the layer adds.
+    """
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
@@ -26,14 +37,24 @@ class DenseLayer(nn.Module):
 
 
 class DenseNet(Network):
-    """A DenseNet of ``depth`` = 3n + 4 layers, each of which adds ``growth`` channels.
+    """A DenseNet with three dense blocks.
 
-    The stem is a bare convolution. The maps are the raw outputs of the three dense blocks, before the
-    batch norm and ReLU that follow, so they hold negatives; they come at 1, 1/2 and 1/4 of the input
-    size. The embedding is pooled after the last batch norm and ReLU. Sizes from 4 x 4 work; pools round
-    down, so the reductions are exact where 4 divides the size.
+    The stem is a convolution without batch norm or ReLU. The maps are the outputs of the three dense
+    blocks, before the batch norm and ReLU that follow, so they contain negative values. They have 1, 1/2
+    and 1/4 of the input size. The embedding is the mean over positions after the last batch norm and ReLU.
 
-    Raises InputError for any other depth, or for a growth below 1.
+    Images must have at least 4 x 4 pixels. Pooling rounds sizes down, so ``reductions`` is exact only for
+    sizes that are multiples of 4.
+
+    Args:
+        depth: The number of layers, 3n + 4.
+
+        growth: The number of channels that every layer adds.
+
+        classes: The number of classes K.
+
+    Raises:
+        InputError: If ``depth`` is not 3n + 4 with n >= 1, or if ``growth`` is below 1.
     """
 
     def __init__(self, depth: int, growth: int, classes: int) -> None:
@@ -59,11 +80,12 @@ class DenseNet(Network):
 
 
 def _stage(channels: int, growth: int, layers: int, *, shrink: bool) -> nn.Sequential:
-    """The transition opens the stage, so that every stage ends at its tap, the raw dense block."""
+    """One stage. The transition comes first, so that the stage ends with the map of the dense block."""
     transition = (*_preactivated(channels, channels, 1), nn.AvgPool2d(2)) if shrink else ()
     return nn.Sequential(*transition, *(DenseLayer(channels + growth * i, growth) for i in range(layers)))
 
 
 def _preactivated(channels_in: int, channels_out: int, kernel: int) -> tuple[nn.Module, ...]:
+    """Batch norm, ReLU and a convolution."""
     convolution = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False)
     return nn.BatchNorm2d(channels_in), nn.ReLU(), convolution

@@ -1,8 +1,12 @@
-"""Convolutions whose kernel depends on the image, and the copy of a network that is made of them.
+"""Convolutions whose kernel depends on the image, and copies of networks that are made of them.
 
-Stated in the ECD paper: a "dynamic additive convolution" replaces every basic convolution of a network,
-and all other layers keep their structure. We have neither its formula nor code, so the formula here is
-ours; its attention and temperature are those of Chen et al., Dynamic Convolution, CVPR 2020.
+Source:
+    The ECD paper says that a "dynamic additive convolution" replaces every basic convolution of a network,
+    and that all other layers keep their structure. The attention and its temperature are those of Chen et
+    al., Dynamic Convolution, CVPR 2020. See kdnb/methods/README.md, section ECD.
+
+Differs:
+    Neither the formula of the ECD paper nor its code was at hand. The formula here is our own.
 """
 
 import copy
@@ -15,27 +19,38 @@ from torch import Tensor, nn
 from kdnb.errors import InputError, require_choice
 
 COMPUTATIONS = ("auto", "grouped", "stacked")
-EXPERT_SCALE = 0.05  # of an expert's first weights, relative to the static kernel's
-WRITING = 250  # products that take as long as a number written; see grouped_is_cheaper
+EXPERT_SCALE = 0.05  # the standard deviation of an expert's first weights, relative to the static kernel's
+WRITING = 250  # how many multiplications cost as much as writing one number; see grouped_is_cheaper
 
 
 class DynamicAdditiveConv(nn.Conv2d):
-    """A static kernel plus a mixture of K expert kernels, mixed anew for every image:
+    """A convolution whose kernel is a static kernel plus a mixture of K expert kernels.
+
+    The mixture is computed anew for every image x:
 
         V(x) = V_0 + sum_k pi_k(x) V_k,    pi(x) from ExpertAttention
         z    = V(x) * x + bias + link
 
-    x (B, C_in, H, W), link (B, C_out, H', W') or none -> z (B, C_out, H', W').
+    The static kernel V_0 is ``weight`` and the expert kernels V_k are ``experts``. The weights are new: V_0
+    is drawn from Kaiming's normal distribution by fan-out, and V_k likewise but multiplied by 0.05. The
+    experts do not start at zero, so that the attention receives a gradient from the first step on.
 
-    like: the convolution it stands for. Its stride, padding and padding mode, dilation, groups, and
-    whether it has a bias are kept. The weights are new: V_0 (``weight``) is Kaiming normal by fan-out,
-    V_k (``experts``) the same times 0.05, so that the attention has a gradient from the first step on.
+    Args:
+        like: The convolution that this one replaces. Its channels, kernel size, stride, padding, padding
+            mode, dilation and groups are kept, and so is whether it has a bias.
 
-    computation: how, not what, is computed. "grouped" makes a kernel for each image and convolves the
-    images as groups of one big convolution; "stacked" convolves with all K + 1 kernels and mixes what
-    they answer; "auto" takes the cheaper by ``grouped_is_cheaper``.
+        experts: The number of expert kernels K.
 
-    Raises InputError for fewer than 1 expert, a temperature that is not above 0, an unknown word.
+        temperature: The temperature of the attention over the experts.
+
+        computation: How the result is computed; all ways give the same result up to rounding.
+            ``"grouped"`` makes a kernel for each image and convolves the images as the groups of one
+            convolution. ``"stacked"`` convolves every image with all K + 1 kernels and mixes the outputs.
+            ``"auto"`` takes the way that is cheaper according to ``grouped_is_cheaper``.
+
+    Raises:
+        InputError: If there is no expert, if the temperature is not above 0, or if ``computation`` is
+            unknown.
     """
 
     def __init__(
@@ -52,7 +67,7 @@ class DynamicAdditiveConv(nn.Conv2d):
         self.computation = require_choice("computation", computation, COMPUTATIONS)
         self.experts = nn.Parameter(torch.empty(experts, self.weight.numel(), **place))  # (K, |V|)
         self.attention = ExpertAttention(self.in_channels, experts).to(**place)
-        self.attention.requires_grad_(experts > 1)  # one expert always counts fully: nothing to learn
+        self.attention.requires_grad_(experts > 1)  # a single expert has the weight 1: nothing to learn
         for kernel in (self.weight, *self._expert_kernels()):
             nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
         with torch.no_grad():
@@ -61,7 +76,18 @@ class DynamicAdditiveConv(nn.Conv2d):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, link: Tensor | None = None, temperature: float | None = None) -> Tensor:
-        """temperature: of the attention in this pass, where it is not the module's own."""
+        """Convolves every image with its own kernel.
+
+        Args:
+            x: The input, (B, C_in, H, W).
+
+            link: A map that is added to the output, (B, C_out, H', W'), or None.
+
+            temperature: The temperature of the attention in this pass, or None for that of the module.
+
+        Returns:
+            The output, (B, C_out, H', W').
+        """
         mixture = self.attention(x, self.temperature if temperature is None else temperature)  # (B, K)
         padding = self.padding
         if self.padding_mode != "zeros":
@@ -86,7 +112,7 @@ class DynamicAdditiveConv(nn.Conv2d):
         kernels = kernels.unflatten(1, (self.groups, -1)).transpose(0, 1).flatten(0, 2)  # by group first
         answers = F.conv2d(x, kernels, None, self.stride, padding, self.dilation, self.groups)
         answers = answers.unflatten(1, (self.groups, len(self.experts) + 1, -1))  # (B, G, K + 1, C, H', W')
-        weights = torch.cat((mixture.new_ones(len(x), 1), mixture), 1)  # V_0 counts fully
+        weights = torch.cat((mixture.new_ones(len(x), 1), mixture), 1)  # (B, K + 1); V_0 has the weight 1
         return torch.einsum("bk,bgkchw->bgchw", weights, answers).flatten(1, 2)
 
     def _expert_kernels(self) -> Tensor:
@@ -100,11 +126,16 @@ class DynamicAdditiveConv(nn.Conv2d):
 
 
 class ExpertAttention(nn.Module):
-    """How much each expert counts for an image: (B, C, H, W) -> (B, K), rows sum to 1.
+    """The weight of every expert for an image: softmax(U_2 ReLU(U_1 mean(x)) / temperature).
 
-    softmax(U_2 ReLU(U_1 mean(x)) / temperature), with C / 4 hidden values, at least 4. A high
-    temperature lets all experts count alike, so that all of them learn. The hidden biases start at 1, so
-    that no value starts behind a ReLU that no image opens: the means of pictures are all near 0.
+    There are C / 4 hidden values, but at least 4. The hidden biases start at 1. The channel means of
+    normalised images are all near 0, so with smaller biases some ReLUs might be zero for every image and
+    never learn.
+
+    Args:
+        channels: The number of channels C.
+
+        experts: The number of experts K.
     """
 
     def __init__(self, channels: int, experts: int) -> None:
@@ -114,18 +145,39 @@ class ExpertAttention(nn.Module):
         nn.init.ones_(self.layers[0].bias)
 
     def forward(self, x: Tensor, temperature: float) -> Tensor:
+        """Computes the weights of the experts.
+
+        Args:
+            x: The input of the convolution, (B, C, H, W).
+
+            temperature: The temperature of the softmax. A high one gives all experts nearly equal weights,
+                so that all of them learn.
+
+        Returns:
+            The weights, (B, K). Each row sums to 1.
+        """
         return (self.layers(x.mean((2, 3))) / temperature).softmax(1)
 
 
 def grouped_is_cheaper(filter_size: int, positions: int, experts: int) -> bool:
-    """Whether a kernel for each image costs less than all K + 1 kernels on every image.
+    """Whether one kernel for each image costs less than all K + 1 kernels on every image.
 
-    filter_size: numbers in one filter, C_in / G * h * w. positions: H' W'. Per image and output channel
-    "grouped" writes a filter; "stacked" writes K + 1 answers a position, and multiplies K times more.
-    A number written costs about as much as 250 products: forward and backward of 16 layers, in fp32 and
-    bf16, 32 and 64 images, on a CPU core with AVX-512; of the 64 cases this rule picks the faster in 63,
-    and in the last they tie. On a GPU it is not measured. It reads shapes alone, so that a run's
-    bits do not hang on a stopwatch.
+    For each image and output channel, "grouped" writes one filter. "Stacked" writes K + 1 outputs for each
+    position and needs K times more multiplications. Writing a number costs about as much as 250
+    multiplications. This was measured for the forward and backward pass of 16 layers, in fp32 and bf16, for
+    32 and 64 images, on a CPU core with AVX-512. In 63 of these 64 cases the rule picks the faster way, and
+    in the last one both take the same time. It was not measured on a GPU. The rule reads shapes only, so
+    that the bits of a run do not depend on a measured time.
+
+    Args:
+        filter_size: How many numbers one filter has, C_in / groups * kernel height * kernel width.
+
+        positions: How many positions the output has, H' W'.
+
+        experts: The number of experts K.
+
+    Returns:
+        True if "grouped" is cheaper.
     """
     return filter_size < positions * (experts + 1 + experts * filter_size / WRITING)
 
@@ -133,17 +185,37 @@ def grouped_is_cheaper(filter_size: int, positions: int, experts: int) -> bool:
 def dynamic_copy(
     net: nn.Module, *, experts: int = 4, temperature: float = 1.0, computation: str = "auto"
 ) -> nn.Module:
-    """``net`` in structure, with a DynamicAdditiveConv under the path of every convolution.
+    """A network with the structure of another, in which every convolution is a ``DynamicAdditiveConv``.
 
-    Nothing is shared with ``net``, nor are its weights: every module draws its own by its
-    ``reset_parameters``; where a module has none, each of its parameters is drawn from a normal
-    distribution of the mean and the standard deviation it has in ``net``, which leaves constants constant.
+    The new network shares nothing with the given one and has new weights. Every module draws them with its
+    ``reset_parameters``. If a module has no such function, each of its parameters is drawn from a normal
+    distribution with the mean and standard deviation that the parameter has in ``net``. Constant parameters
+    therefore stay as they are.
 
-    Raises InputError where ``convolutions`` does.
+    Args:
+        net: The network that is imitated.
+
+        experts: The number of expert kernels of every convolution.
+
+        temperature: The temperature of the attention over the experts.
+
+        computation: How the convolutions are computed; see ``DynamicAdditiveConv``.
+
+    Returns:
+        The new network. Every convolution has the path that it has in ``net``.
+
+    Raises:
+        InputError: If ``convolutions`` refuses the network.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+        >>> dynamic = dynamic_copy(net, experts=2)
+        >>> type(dynamic[0]).__name__, dynamic[0].experts.shape
+        ('DynamicAdditiveConv', torch.Size([2, 216]))
     """
     convolutions(net)
     twin = copy.deepcopy(net).requires_grad_()
-    for module in reversed(list(twin.modules())):  # children first: what a network says of them counts
+    for module in reversed(list(twin.modules())):  # children first, so that their parent has the last word
         _draw_anew(module)
     dynamic: dict[nn.Module, nn.Module] = {}
     for path, module in list(twin.named_modules(remove_duplicate=False)):
@@ -157,11 +229,19 @@ def dynamic_copy(
 
 
 def convolutions(net: nn.Module) -> dict[str, nn.Conv2d]:
-    """Every nn.Conv2d of ``net`` by its path, in module order; transposed ones are none.
+    """Every nn.Conv2d of a network. Transposed convolutions are not among them.
 
-    Raises InputError for a network without any, or that is one itself, for one that is not built yet or is
-    quantised, for a convolution that is more than its weights (another forward, or a weight made by a
-    parametrization), and for two with one weight.
+    Args:
+        net: The network.
+
+    Returns:
+        The convolutions by their paths, in the order of the modules.
+
+    Raises:
+        InputError: If the network has no convolution or is itself one; if the shape of a module is not
+            known yet or a module is quantised; if a convolution does more than convolve with its weight,
+            because it has a forward of its own or a parametrization; or if two convolutions share one
+            weight.
     """
     for path, module in net.named_modules():
         _require_ready(path, module)
@@ -211,6 +291,7 @@ def _require_ready(path: str, module: nn.Module) -> None:
 
 @torch.no_grad()
 def _draw_anew(module: nn.Module) -> None:
+    """Gives the module's own parameters new random values, as ``dynamic_copy`` says."""
     if hasattr(module, "reset_parameters"):
         module.reset_parameters()
         return

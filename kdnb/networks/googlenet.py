@@ -1,10 +1,14 @@
-"""GoogLeNet for small images: nine Inception modules, each with four branches side by side.
+"""GoogLeNet for small images: nine Inception modules, each with four parallel branches.
 
-Source: Szegedy et al., Going Deeper with Convolutions, 2015, table 1; Ioffe & Szegedy, Batch
-Normalization, 2015 (batch norm, and two 3 x 3 convolutions for a 5 x 5 one). Stem, taps and
-initialisation as in FFSD (methods.md 1.2).
-Differs: the stem is a single 3 x 3 convolution at full resolution; no auxiliary classifiers, no local
-response normalisation, no dropout; the modules' widths stay those of 2015 without batch norm.
+Source:
+    Szegedy et al., Going Deeper with Convolutions, 2015, table 1. Ioffe and Szegedy, Batch Normalization,
+    2015, add batch norm and replace a 5 x 5 convolution by two of 3 x 3. The stem, the places of the maps
+    and the initialisation follow FFSD; see kdnb/methods/README.md, section Networks.
+
+Differs:
+    The stem is a single 3 x 3 convolution at full resolution. There are no auxiliary classifiers, no local
+    response normalisation and no dropout. The modules have the widths of the first paper, not those of the
+    second.
 """
 
 import torch
@@ -13,7 +17,7 @@ from torch import Tensor, nn
 from kdnb.networks.features import Features, Network, initialise_convolutions, staged
 
 STEM = 192
-# The rows of the paper's table, its stages 3, 4 and 5; columns as the arguments of Inception.
+# The rows of the paper's table for its stages 3, 4 and 5. The columns are the arguments of Inception.
 STAGES = (
     ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64)),
     (
@@ -28,10 +32,26 @@ STAGES = (
 
 
 class Inception(nn.Module):
-    """Four branches over the same input, concatenated: (B, C_in, H, W) -> (B, C_out, H, W).
+    """Four branches that read the same input and whose outputs are concatenated.
 
-    In their order: 1 x 1 to ``one`` channels; 1 x 1 to ``three_reduced``, 3 x 3 to ``three``; 1 x 1 to
-    ``five_reduced``, twice 3 x 3 to ``five``; max-pool, 1 x 1 to ``pooled``. Each ends with a ReLU.
+    The module turns a map (B, C_in, H, W) into a map (B, C_out, H, W), where C_out, kept as
+    ``channels_out``, is ``one + three + five + pooled``. Batch norm and a ReLU follow every convolution.
+
+    Args:
+        channels_in: The number of input channels C_in.
+
+        one: The channels of the first branch, a 1 x 1 convolution.
+
+        three_reduced: The channels of the 1 x 1 convolution with which the second branch starts.
+
+        three: The channels of the 3 x 3 convolution with which the second branch ends.
+
+        five_reduced: The channels of the 1 x 1 convolution with which the third branch starts.
+
+        five: The channels of the two 3 x 3 convolutions with which the third branch ends. They stand for
+            one 5 x 5 convolution.
+
+        pooled: The channels of the fourth branch, a 3 x 3 max-pooling and a 1 x 1 convolution.
     """
 
     def __init__(
@@ -63,11 +83,17 @@ class Inception(nn.Module):
 
 
 class GoogLeNet(Network):
-    """GoogLeNet, Inception v1 with batch norm.
+    """GoogLeNet, that is Inception v1 with batch norm.
 
-    The maps are the outputs of modules 3b, 4e and 5b, where the next max-pool or the mean follows:
-    concatenated ReLUs, no negatives. 32 x 32 images give 32, 16, 8. Any input size works; pools round
-    up, so the reductions are exact where 4 divides it.
+    The maps are the outputs of the modules 3b, 4e and 5b, the last ones before a max-pooling or the mean.
+    They are concatenated outputs of ReLUs, so there are no negative values. Images of 32 x 32 pixels give
+    maps of 32, 16 and 8.
+
+    Images may have any size. Pooling rounds sizes up, so ``reductions`` is exact only for sizes that are
+    multiples of 4.
+
+    Args:
+        classes: The number of classes K.
     """
 
     def __init__(self, classes: int) -> None:
@@ -88,7 +114,7 @@ class GoogLeNet(Network):
 
 
 def _stage(channels_in: int, table: tuple[tuple[int, ...], ...], *, shrink: bool) -> nn.Sequential:
-    """The pool opens the stage, so that every stage ends at its tap."""
+    """One stage. The pooling comes first, so that the stage ends with its map."""
     layers: list[nn.Module] = [nn.MaxPool2d(3, stride=2, padding=1)] if shrink else []
     for widths in table:
         module = Inception(channels_in, *widths)

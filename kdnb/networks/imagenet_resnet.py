@@ -1,8 +1,11 @@
-"""The ImageNet ResNets: four stages behind a 7 x 7 stem and a max-pool that reduce the image to a quarter.
+"""ResNets for ImageNet: four stages after a stem that reduces the image to a quarter of its size.
 
-Source: He et al., Deep Residual Learning, 2016, table 1.
-Differs: a bottleneck's stride is in its 3 x 3 convolution, as in torchvision's networks, whose weights
-therefore fit tensor by tensor; the paper has it in the first 1 x 1.
+Source:
+    He et al., Deep Residual Learning, 2016, table 1.
+
+Differs:
+    The stride of a bottleneck block is in its 3 x 3 convolution, as in torchvision. The paper has it in the
+    first 1 x 1 convolution. The weights of torchvision's networks therefore fit tensor by tensor.
 """
 
 from torch import Tensor, nn
@@ -12,10 +15,21 @@ from kdnb.networks.resnet import BasicBlock, ResidualNetwork, shortcut
 
 
 class Bottleneck(nn.Module):
-    """1 x 1 to a quarter of the channels, 3 x 3, 1 x 1, each with BN, ReLU between; added to the
-    shortcut, then ReLU: (B, C_in, H, W) -> (B, C_out, H', W')."""
+    """Three convolutions with a quarter of the channels in the middle, added to a shortcut.
 
-    layers = 3  # convolutions from input to output
+    The module turns a map (B, C_in, H, W) into a map (B, C_out, H / stride, W / stride). The convolutions
+    are 1 x 1, 3 x 3 and 1 x 1. Batch norm follows each of them. A ReLU follows the first two batch norms
+    and the sum.
+
+    Args:
+        channels_in: The number of input channels C_in.
+
+        channels_out: The number of output channels C_out.
+
+        stride: The stride of the 3 x 3 convolution and of the shortcut.
+    """
+
+    layers = 3  # convolutions between input and output
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -46,10 +60,18 @@ DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int
 
 
 class ImageNetResNet(ResidualNetwork):
-    """An ImageNet ResNet of ``depth`` 18 or 34 (basic blocks), 50 or 101 (bottlenecks).
+    """A ResNet for ImageNet.
 
-    The maps are at 1/4, 1/8, 1/16 and 1/32 of the input size, which should be 32 or more; the stem's
-    is taken behind the max-pool. Raises InputError for another depth.
+    The maps have 1/4, 1/8, 1/16 and 1/32 of the input size, which should be at least 32 pixels. The output
+    of the stem is taken after its max-pooling.
+
+    Args:
+        depth: 18 or 34, which are made of basic blocks, or 50 or 101, which are made of bottlenecks.
+
+        classes: The number of classes K.
+
+    Raises:
+        InputError: If there is no ResNet of that depth.
     """
 
     reductions = (4, 8, 16, 32)

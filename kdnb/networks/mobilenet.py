@@ -1,9 +1,14 @@
-"""MobileNetV2 at half width for small images: inverted residuals with linear bottlenecks.
+"""MobileNetV2 at half width for small images: inverted residual blocks with linear bottlenecks.
 
-Source: Sandler et al., MobileNetV2, 2018, table 2 with t = 6 and width 0.5; strides, taps and
-initialisation as in the distillation benchmarks (methods.md 1.1).
-Differs: ReLU for ReLU6; stage 2 keeps the resolution, since the images are small; the first block
-expands too (by 1, a 1 x 1 convolution); widths are halved without rounding to multiples of 8.
+Source:
+    Sandler et al., MobileNetV2, 2018, table 2, with expansion 6 and width 0.5. The strides, the places of
+    the maps and the initialisation follow the distillation benchmarks; see kdnb/methods/README.md, section
+    Networks.
+
+Differs:
+    ReLU replaces ReLU6. Stage 2 keeps the resolution, because the images are small. The first block has a
+    1 x 1 convolution in front as well, with expansion 1. Widths are halved and not rounded to multiples of
+    8.
 """
 
 from torch import Tensor, nn
@@ -11,8 +16,8 @@ from torch import Tensor, nn
 from kdnb.networks.features import Features, Network, initialise_convolutions, staged
 
 STEM, LAST = 16, 1280
-# The paper's seven stages as (t, c, n, s): expansion, channels, blocks, stride of the first block.
-# They stand in four groups, because the maps are taken after stages 2, 3, 5 and 7.
+# The seven stages of the paper, each as (expansion, channels, blocks, stride of the first block). They are
+# in four groups, because the maps are taken after stages 2, 3, 5 and 7.
 STAGES = (
     ((1, 8, 1, 1), (6, 12, 2, 1)),
     ((6, 16, 3, 2),),
@@ -22,11 +27,20 @@ STAGES = (
 
 
 class InvertedResidual(nn.Module):
-    """1 x 1 conv to ``expansion`` times the channels, depthwise 3 x 3, 1 x 1 conv back down:
-    (B, C_in, H, W) -> (B, C_out, H', W').
+    """A 1 x 1 convolution to more channels, a depthwise 3 x 3 one, and a 1 x 1 one to few channels.
 
-    Nothing follows the last batch norm (a linear bottleneck), so the output holds negatives. The input
-    is added where the shape stays the same.
+    The module turns a map (B, C_in, H, W) into a map (B, C_out, H / stride, W / stride). The last batch
+    norm has no ReLU after it, which makes the bottleneck linear, so the output contains negative values.
+    The input is added where the shape stays the same.
+
+    Args:
+        channels_in: The number of input channels C_in.
+
+        channels_out: The number of output channels C_out.
+
+        stride: The stride of the depthwise convolution.
+
+        expansion: By how much the first convolution multiplies the number of channels.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, expansion: int) -> None:
@@ -45,12 +59,17 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(Network):
-    """MobileNetV2 with t = 6 and width 0.5.
+    """MobileNetV2 with expansion 6 and width 0.5.
 
-    The stem halves the resolution. The maps are the linear bottlenecks that close stages 2, 3, 5 and 7,
-    with their negatives: 32 x 32 images give 16, 8, 4, 2. The embedding is pooled after a last 1 x 1
-    convolution, batch norm and ReLU. Any input size works; strides round up, so the reductions are
-    exact where 16 divides it.
+    The stem halves the resolution. The maps are the linear bottlenecks at the end of the stages 2, 3, 5 and
+    7, and they contain negative values. Images of 32 x 32 pixels give maps of 16, 8, 4 and 2. The embedding
+    is the mean over positions after a last 1 x 1 convolution, batch norm and ReLU.
+
+    Images may have any size. Strides round sizes up, so ``reductions`` is exact only for sizes that are
+    multiples of 16.
+
+    Args:
+        classes: The number of classes K.
     """
 
     def __init__(self, classes: int) -> None:

@@ -1,4 +1,4 @@
-"""Batch norm statistics, gathered anew."""
+"""Computes the statistics of batch norm anew."""
 
 import copy
 from collections.abc import Iterable
@@ -13,14 +13,28 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def recalibrated(net: Net, batches: Iterable[tuple[Tensor, Tensor]]) -> Net:
-    """A copy of ``net`` whose batch norms' statistics are the means over ``batches``, in eval mode.
+    """A copy of a network with the batch norm statistics of the given batches.
 
-    For a depth of a network whose depths share batch norm: the running statistics mix all depths',
-    a copy can have its own: ``recalibrated(net.at_depth(14), data.train_batches(64))``. Show it batches
-    as in training, augmented: the shapes teacher loses four points with the statistics of pictures
-    that are neither flipped nor shifted. Labels are not looked at, weights do not change. Raises
-    InputError without a batch.
-    Source: Yu and Huang, Universally Slimmable Networks, 2019, which calls them post-statistics.
+    This is meant for one depth of a network whose depths share batch norm. There the running statistics
+    mix those of all depths, and a copy can have its own:
+    ``recalibrated(net.at_depth(14), data.train_batches(64))``. The weights do not change.
+
+    Args:
+        net: The network.
+
+        batches: Pairs of images (B, 3, H, W) and labels (B,). The labels are not used. The images should be
+            augmented as in training: the teacher for the shapes data loses four points of accuracy with the
+            statistics of images that are neither flipped nor shifted.
+
+    Returns:
+        The copy, in eval mode. Its statistics are means over the batches, in which every batch counts the
+        same.
+
+    Raises:
+        InputError: If there is no batch.
+
+    Source:
+        Yu and Huang, Universally Slimmable Networks, 2019, who call them post-statistics.
     """
     net = copy.deepcopy(net).eval()
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]

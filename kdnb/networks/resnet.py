@@ -1,9 +1,12 @@
-"""Residual networks; the CIFAR family: depth 6n + 2, three stages, a 3 x 3 stem that keeps the resolution.
+"""Residual networks, and their CIFAR family with three stages and a stem that keeps the resolution.
 
-Source: He et al., Deep Residual Learning, 2016, section 4.2; widths, shortcuts and initialisation
-as in the distillation benchmarks (methods.md 1.1).
-Differs: the 2016 CIFAR nets pad shortcuts with zeros; here, as in those benchmarks, a shortcut that
-changes shape is a 1 x 1 convolution with batch norm.
+Source:
+    He et al., Deep Residual Learning, 2016, section 4.2. The widths, the shortcuts and the initialisation
+    follow the distillation benchmarks; see kdnb/methods/README.md, section Networks.
+
+Differs:
+    A shortcut that changes the shape is a 1 x 1 convolution with batch norm, as in those benchmarks. The
+    CIFAR networks of the paper pad the shortcut with zeros.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,9 +18,20 @@ from kdnb.networks.features import Features, Network, initialise_convolutions, s
 
 
 class BasicBlock(nn.Module):
-    """conv-BN-ReLU-conv-BN, added to the shortcut, then ReLU: (B, C_in, H, W) -> (B, C_out, H', W')."""
+    """Two 3 x 3 convolutions with batch norm, added to a shortcut.
 
-    layers = 2  # convolutions from input to output
+    The module turns a map (B, C_in, H, W) into a map (B, C_out, H / stride, W / stride). A ReLU follows the
+    first batch norm and the sum.
+
+    Args:
+        channels_in: The number of input channels C_in.
+
+        channels_out: The number of output channels C_out.
+
+        stride: The stride of the first convolution and of the shortcut.
+    """
+
+    layers = 2  # convolutions between input and output
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -35,11 +49,22 @@ class BasicBlock(nn.Module):
 
 
 class ResidualNetwork(Network):
-    """A stem, stages of residual blocks, a mean over the positions, a linear head.
+    """A stem, stages of residual blocks, a mean over positions, and a linear layer.
 
-    block: makes one of (channels in, channels out, stride). widths: channels of the stem and of every
-    stage. strides: of every stage, taken by its first block. blocks: how many every stage has.
-    The maps are the stage outputs after their last ReLU.
+    The maps are the outputs of the stages, after their last ReLU.
+
+    Args:
+        stem: The modules before the first stage.
+
+        block: Makes a residual block from its input channels, its output channels and its stride.
+
+        widths: The number of channels of the stem and of every stage.
+
+        strides: The stride of every stage. Its first block has it.
+
+        blocks: The number of blocks of every stage.
+
+        classes: The number of classes K.
     """
 
     def __init__(
@@ -63,13 +88,20 @@ class ResidualNetwork(Network):
 
     @property
     def depth(self) -> int:
-        """Layers with weights on the way from the images to the logits."""
+        """The number of layers with weights between the images and the logits, shortcuts not counted."""
         return 2 + sum(block.layers for stage in self.stages for block in stage)
 
     def blocks_at(self, depth: int) -> tuple[int, ...]:
-        """Blocks of each stage of the family's network of ``depth`` layers, made of the same blocks.
+        """The number of blocks in each stage of the network of another depth in the same family.
 
-        Raises InputError where the family has none.
+        Args:
+            depth: A number of layers.
+
+        Returns:
+            The number of blocks, one for each stage.
+
+        Raises:
+            InputError: If the family has no network of that depth with this kind of block.
         """
         raise NotImplementedError
 
@@ -78,10 +110,19 @@ class ResidualNetwork(Network):
 
 
 class ResNet(ResidualNetwork):
-    """A CIFAR ResNet with ``depth`` = 6n + 2 layers.
+    """A ResNet for CIFAR.
 
-    widths: channels of the stem and of the three stages. The maps are at 1, 1/2 and 1/4 of the input
-    size; any input size of at least 4 x 4 works. Raises InputError for another depth.
+    The maps have 1, 1/2 and 1/4 of the input size. Images must have at least 4 x 4 pixels.
+
+    Args:
+        depth: The number of layers, 6n + 2.
+
+        classes: The number of classes K.
+
+        widths: The number of channels of the stem and of the three stages.
+
+    Raises:
+        InputError: If ``depth`` is not 6n + 2 with n >= 1.
     """
 
     reductions = (1, 2, 4)
@@ -102,8 +143,18 @@ class ResNet(ResidualNetwork):
 
 
 def shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
-    """What a block's residual is added to: the input, or where the shape changes a 1 x 1 convolution
-    of it with batch norm."""
+    """The shortcut of a residual block.
+
+    Args:
+        channels_in: The number of input channels of the block.
+
+        channels_out: The number of output channels of the block.
+
+        stride: The stride of the block.
+
+    Returns:
+        An identity where the shape stays the same, otherwise a 1 x 1 convolution with batch norm.
+    """
     if stride == 1 and channels_in == channels_out:
         return nn.Identity()
     convolution = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)

@@ -1,4 +1,4 @@
-"""A model we did not write, shown as a Network: torchvision's, or the reader's own."""
+"""Turns a model from elsewhere, such as torchvision or your own code, into a ``Network``."""
 
 import copy
 
@@ -11,18 +11,32 @@ from kdnb.taps import tap
 
 
 class Tapped(Network):
-    """``model`` with stages at the module paths ``stages``, from shallow to deep.
+    """A ``Network`` around a model whose modules are named as stages.
 
-        teacher = Tapped(torchvision.models.resnet34(num_classes=10), "layer1", "layer2", "layer3", "layer4")
+    The model must end in a linear layer, and the input of that layer is the embedding. The last stage must
+    be the map that the model averages to the embedding. If a ReLU comes before the average, the last stage
+    is the output of that ReLU. The stem is the output of the first stage.
 
-    The model must end in a linear layer. Its input is the embedding; the last stage must be the map
-    that the model averages to it, not what comes before a last ReLU. ``stem`` is the first stage.
-    Weights are the model's own, as is what ``state_dict`` and ``export`` give, under ``model.``.
+    The wrapper uses the weights of the model itself. Names in its ``state_dict`` start with ``model.``.
 
-    size: of the images, in pixels, only to learn the shapes: nothing is computed at construction.
-    Raises InputError for a path that does not exist (naming the nearest), for a stage that is not a
-    map (B, C, H, W), for a model that does not end in a linear layer, and for a last stage of another
-    width than the head takes.
+    Args:
+        model: The model. It takes images (B, 3, H, W) and returns logits (B, K).
+
+        *stages: Paths of the modules whose outputs are the maps, from shallow to deep.
+
+        size: The height and width of the images in pixels. It is used to find out the shapes, on
+            PyTorch's meta device, so that nothing is computed.
+
+    Raises:
+        InputError: If a path does not exist (the message names the nearest one), if the output of a stage
+            is not a map (B, C, H, W), if the model does not end in a linear layer, if a stage is not run in
+            evaluation, or if the last stage has another number of channels than the linear layer takes.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> teacher = Tapped(resnet18(num_classes=10), "layer1", "layer2", "layer3", "layer4")
+        >>> teacher.channels, teacher.reductions, teacher.classes
+        ((64, 128, 256, 512), (4, 8, 16, 32), 10)
     """
 
     def __init__(self, model: nn.Module, *stages: str, size: int = 32) -> None:
@@ -48,6 +62,7 @@ class Tapped(Network):
 
     @property
     def head(self) -> nn.Linear:
+        """The linear layer at the end of the model."""
         return self.model.get_submodule(self.head_path)
 
     def features(self, images: Tensor) -> Features:
@@ -66,6 +81,7 @@ class Tapped(Network):
 
 
 def _last_linear(model: nn.Module) -> str:
+    """The path of the linear layer with which the model ends."""
     leaves = [(path, m) for path, m in model.named_modules() if path and not list(m.children())]
     linear = [path for path, module in leaves if isinstance(module, nn.Linear)]
     if not linear or linear[-1] != leaves[-1][0]:
@@ -78,10 +94,10 @@ def _last_linear(model: nn.Module) -> str:
 
 
 def _shapes(model: nn.Module, paths: tuple[str, ...], size: int) -> dict[str, torch.Size]:
-    """Shapes of the modules' outputs for one image, without computing on real memory."""
-    ghost = copy.deepcopy(model).to("meta").eval()
-    with torch.no_grad(), tap(ghost, *paths) as seen:
-        ghost(torch.empty(1, 3, size, size, device="meta"))
+    """The shapes of the outputs of modules for one image, computed on the meta device."""
+    on_meta = copy.deepcopy(model).to("meta").eval()
+    with torch.no_grad(), tap(on_meta, *paths) as seen:
+        on_meta(torch.empty(1, 3, size, size, device="meta"))
     if idle := [path for path in paths if path not in seen]:
         raise InputError(f"The module {idle[0]!r} takes no part in evaluation; name one that does.")
     return {path: seen[path].shape for path in paths}

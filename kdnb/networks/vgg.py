@@ -1,9 +1,13 @@
-"""VGG for small images: plain 3 x 3 convolutions with batch norm, in five blocks, and one linear layer.
+"""VGG networks for small images: five blocks of 3 x 3 convolutions with batch norm, and one linear layer.
 
-Source: Simonyan & Zisserman, Very Deep Convolutional Networks, 2015, table 1 (columns A, B, D, E);
-vgg8, taps and initialisation as in the distillation benchmarks (methods.md 1.1).
-Differs: batch norm after each convolution; the mean over space and a single linear layer replace the
-three fully connected ones (the name still counts them); no pool after blocks 4 and 5.
+Source:
+    Simonyan and Zisserman, Very Deep Convolutional Networks, 2015, table 1, columns A, B, D and E. The
+    smaller vgg8, the places of the maps and the initialisation follow the distillation benchmarks; see
+    kdnb/methods/README.md, section Networks.
+
+Differs:
+    Batch norm follows each convolution. A mean over positions and a single linear layer replace the three
+    fully connected layers, although the name still counts these. There is no pooling after blocks 4 and 5.
 """
 
 from torch import Tensor, nn
@@ -12,7 +16,7 @@ from kdnb.errors import InputError
 from kdnb.networks.features import Features, Network, initialise_convolutions, staged
 
 WIDTHS = (64, 128, 256, 512, 512)
-CONVOLUTIONS = {  # depth: convolutions in each block
+CONVOLUTIONS = {  # the number of convolutions in each block, by depth
     8: (1, 1, 1, 1, 1),
     11: (1, 1, 2, 2, 2),
     13: (2, 2, 2, 2, 2),
@@ -22,14 +26,23 @@ CONVOLUTIONS = {  # depth: convolutions in each block
 
 
 class VGG(Network):
-    """A VGG of ``depth`` 8, 11, 13, 16 or 19.
+    """A VGG network.
 
-    The stem is the first block, at full resolution; the maps are the outputs of the other four, after
-    their last ReLU and before the next max-pool. The pools are fixed whatever the input size: one
-    before each of the first three maps and none before the fourth, so 32 x 32 images give 16, 8, 4, 4.
-    Sizes from 8 x 8 work; pools round down, so the reductions are exact where 8 divides the size.
+    The stem is the first block, at full resolution. The maps are the outputs of the other four blocks,
+    after their last ReLU and before the next max-pooling. For every image size there is one pooling before
+    each of the first three maps and none before the fourth, so images of 32 x 32 pixels give maps of 16, 8,
+    4 and 4.
 
-    Raises InputError for any other depth.
+    Images must have at least 8 x 8 pixels. Pooling rounds sizes down, so ``reductions`` is exact only for
+    sizes that are multiples of 8.
+
+    Args:
+        depth: 8, 11, 13, 16 or 19.
+
+        classes: The number of classes K.
+
+    Raises:
+        InputError: If there is no VGG of that depth.
     """
 
     def __init__(self, depth: int, classes: int) -> None:
@@ -58,7 +71,7 @@ class VGG(Network):
 
 
 def _block(channels_in: int, channels_out: int, convolutions: int, *, pool: bool = False) -> nn.Sequential:
-    """The pool opens the block, so that every block ends at its tap, its last ReLU."""
+    """One block. The pooling comes first, so that the block ends with its last ReLU, which is its map."""
     layers: list[nn.Module] = [nn.MaxPool2d(2)] if pool else []
     for channels in (channels_in, *[channels_out] * (convolutions - 1)):
         layers.append(nn.Conv2d(channels, channels_out, 3, padding=1))

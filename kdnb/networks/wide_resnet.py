@@ -1,8 +1,9 @@
-"""Wide ResNets for small images: depth 6n + 4, three stages, batch norm and ReLU before each convolution.
+"""Wide ResNets for small images: three stages, with batch norm and ReLU before each convolution.
 
-Source: Zagoruyko & Komodakis, Wide Residual Networks, 2016, table 1; He et al., Identity Mappings in
-Deep Residual Networks, 2016 (pre-activation). Taps and initialisation as in the distillation
-benchmarks (methods.md 1.1).
+Source:
+    Zagoruyko and Komodakis, Wide Residual Networks, 2016, table 1, and for the order of the layers He et
+    al., Identity Mappings in Deep Residual Networks, 2016. The places of the maps and the initialisation
+    follow the distillation benchmarks; see kdnb/methods/README.md, section Networks.
 """
 
 from torch import Tensor, nn
@@ -12,9 +13,17 @@ from kdnb.networks.features import Features, Network, initialise_convolutions, s
 
 
 class PreactivationBlock(nn.Module):
-    """BN-ReLU-conv-BN-ReLU-conv, added to the shortcut: (B, C_in, H, W) -> (B, C_out, H', W').
+    """Twice batch norm, ReLU and 3 x 3 convolution, added to a shortcut.
 
-    The sum leaves as it is, negatives included: the next batch norm and ReLU belong to the next block.
+    The module turns a map (B, C_in, H, W) into a map (B, C_out, H / stride, W / stride). Nothing follows
+    the sum, so the output contains negative values. The next batch norm and ReLU belong to the next block.
+
+    Args:
+        channels_in: The number of input channels C_in.
+
+        channels_out: The number of output channels C_out.
+
+        stride: The stride of the first convolution and of the shortcut.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
@@ -32,19 +41,29 @@ class PreactivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         active = self.relu1(self.bn1(x))
         residual = self.conv2(self.relu2(self.bn2(self.conv1(active))))
-        # An identity passes the raw input on; a convolution starts from the activated one.
+        # An identity shortcut passes on the input itself. A convolution reads it after batch norm and ReLU.
         return residual + (x if self.shortcut is None else self.shortcut(active))
 
 
 class WideResNet(Network):
-    """A Wide ResNet of ``depth`` = 6n + 4 layers whose stages are ``width`` times as wide as 16, 32, 64.
+    """A Wide ResNet.
 
-    The stem is a bare convolution. The maps are the raw sums of the last block of each stage, before
-    any batch norm or ReLU, so they hold negatives; they come at 1, 1/2 and 1/4 of the input size. The
-    embedding is pooled after the last batch norm and ReLU. Any input size works; stages halve it
-    rounding up, so the reductions are exact where 4 divides it.
+    The stem is a convolution without batch norm or ReLU. The maps are the sums at the end of each stage,
+    before any batch norm or ReLU, so they contain negative values. They have 1, 1/2 and 1/4 of the input
+    size. The embedding is the mean over positions after the last batch norm and ReLU.
 
-    Raises InputError for any other depth, or for a width below 1.
+    Images may have any size. Strides round sizes up, so ``reductions`` is exact only for sizes that are
+    multiples of 4.
+
+    Args:
+        depth: The number of layers, 6n + 4.
+
+        width: How many times 16, 32 and 64 channels the three stages have.
+
+        classes: The number of classes K.
+
+    Raises:
+        InputError: If ``depth`` is not 6n + 4 with n >= 1, or if ``width`` is below 1.
     """
 
     def __init__(self, depth: int, width: int, classes: int) -> None:

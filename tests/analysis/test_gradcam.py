@@ -97,7 +97,7 @@ def test_images_do_not_see_each_other(monkeypatch):
     net, together = network(), grad_cam(network(), pictures(5), layer="stages.2")
     alone = torch.cat([grad_cam(net, picture[None], layer="stages.2") for picture in pictures(5)])
     torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
-    monkeypatch.setattr("kdnb.analysis.gradcam.CHUNK", 2)
+    monkeypatch.setattr("kdnb.analysis.gradcam.IMAGES_PER_PASS", 2)
     in_chunks = grad_cam(net, pictures(5), [4, 3, 2, 1, 0], layer="stages.2")
     monkeypatch.undo()
     expected = grad_cam(net, pictures(5), [4, 3, 2, 1, 0], layer="stages.2")

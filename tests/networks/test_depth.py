@@ -36,7 +36,7 @@ def make(name: str = "resnet20", depths=(14, 8), *, batch_norm: str = "private",
     ("name", "depths", "batch_norm"), [("resnet20", (14, 8), "shared"), *((*f, "private") for f in FAMILIES)]
 )
 def test_a_depth_is_the_stand_alone_network_with_the_matching_weights(name, depths, batch_norm):
-    """methods.md 6.4, 1: bit for bit; and 7: its MACs, which grow with depth."""
+    """methods/README.md, DDNN + EKD, invariants 1 (bit for bit) and 7 (MACs grow with depth)."""
     net, x = make(name, depths, batch_norm=batch_norm), images(count=1)
     own, macs = net.state_dict(), []
     for depth in depths:
@@ -58,7 +58,7 @@ def test_blocks_name_what_no_layers_do():
 
 @pytest.mark.parametrize("batch_norm", BATCH_NORM)
 def test_weights_are_shared_and_batch_norm_is_private_or_not(batch_norm):
-    """methods.md 6.4, 6."""
+    """methods/README.md, DDNN + EKD, invariant 6."""
     net = make(batch_norm=batch_norm)
     full, sub = net.full, net.at_depth(14)
     assert sub.stages[2][1].conv2 is full.stages[2][1].conv2
@@ -114,7 +114,7 @@ def test_an_export_has_weights_of_its_own():
 
 @pytest.mark.parametrize("batch_norm", BATCH_NORM)
 def test_going_back_and_forth_changes_nothing(batch_norm):
-    """methods.md 6.4, 8."""
+    """methods/README.md, DDNN + EKD, invariant 8."""
     net, x = make(batch_norm=batch_norm), images()
     first = {depth: net.at_depth(depth)(x) for depth in net.depths}
     state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -151,27 +151,68 @@ def naive(net: DepthNet, x: Tensor) -> dict:
 
 
 def step(net: DepthNet, x: Tensor, features) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """All outputs, gradients, and buffers after one step in training."""
-    net.train()
+    """All outputs, gradients, and buffers after one step."""
     shown = features(net, x)
-    loss = sum(f.logits.square().mean() + f.maps[1].square().mean() for f in shown.values())
+    loss = sum(f.logits.float().square().mean() + f.maps[1].float().square().mean() for f in shown.values())
     gradients = torch.autograd.grad(loss, list(net.parameters()))
     tensors = [t for f in shown.values() for t in (f.stem, *f.maps, f.embedding, f.logits, f.final)]
     return tensors, list(gradients), list(net.buffers())
 
 
+def whole_gradient(gradients: list[Tensor]) -> Tensor:
+    return torch.cat([gradient.double().flatten() for gradient in gradients])
+
+
+def all_equal(found: list[Tensor], expected: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize(("name", "depths", "batch_norm"), [*EACH, ("resnet34", (18,), "shared")])
 def test_one_pass_is_equal_to_one_after_another(name, depths, batch_norm):
     x = images(32 if name == "resnet20" else 64, dtype=torch.float64)
-    one, other = (make(name, depths, batch_norm=batch_norm).double() for _ in range(2))
+    one, other = (make(name, depths, batch_norm=batch_norm).double().train() for _ in range(2))
     for net in (one, other):  # its statistics are a mean over all batches
         net.full.stages[0][0].bn1.momentum = None
     together = step(one, x, DepthNet.features_at_all)
     apart = step(other, x, naive)
-    assert all(torch.equal(a, b) for a, b in zip(together[0], apart[0], strict=True))
+    assert all_equal(together[0], apart[0])
     for found, expected in zip(together[1:], apart[1:], strict=True):
         for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * max(1, b.abs().max().item()))
+
+
+@pytest.mark.parametrize("batch_norm", BATCH_NORM)
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(
+    ("memory_format", "bf16", "gradient_error"),
+    [
+        (torch.contiguous_format, False, 1e-6),
+        (torch.channels_last, False, 1e-6),
+        (torch.contiguous_format, True, 4e-3),
+        (torch.channels_last, True, 4e-3),
+    ],
+    ids=["contiguous", "channels_last", "contiguous bf16", "channels_last bf16"],
+)
+def test_what_is_exact_and_what_is_rounded_in_one_pass(
+    batch_norm, training, memory_format, bf16, gradient_error
+):
+    """Outputs are equal bit for bit in every precision and memory format; two things are sums in another
+    order: running statistics in training, and gradients."""
+    x = images(16, count=8).to(memory_format=memory_format)
+    one, other = (
+        make(batch_norm=batch_norm).to(memory_format=memory_format).train(training) for _ in range(2)
+    )
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        together, apart = step(one, x, DepthNet.features_at_all), step(other, x, naive)
+    assert all_equal(together[0], apart[0])
+    found, expected = (whole_gradient(result[1]) for result in (together, apart))
+    assert (found - expected).norm() <= gradient_error * expected.norm()
+    if not training:
+        assert all_equal(together[2], apart[2])
+    for a, b in zip(together[2], apart[2], strict=True):
+        torch.testing.assert_close(
+            a, b, rtol=0, atol=4 * torch.finfo(torch.float32).eps * b.abs().max().item()
+        )
 
 
 @pytest.mark.parametrize("batch_norm", BATCH_NORM)
@@ -210,7 +251,7 @@ def test_what_depths_have_in_common_runs_once():
 
 
 def test_shared_batch_norm_counts_every_net_that_uses_it():
-    """methods.md 6.4, 4."""
+    """methods/README.md, DDNN + EKD, invariant 4."""
     net = make(batch_norm="shared").train()
     net.features_at_all(images(16))
     counts = {name: int(n) for name, n in net.named_buffers() if name.endswith("num_batches_tracked")}

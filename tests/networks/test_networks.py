@@ -6,7 +6,7 @@ from kdnb.methods import ECD
 from kdnb.networks import NETWORKS, ResNet, build, cost
 from kdnb.networks.dynamic import DynamicAdditiveConv
 
-# name: (parameters at K = 100, million MACs), methods.md 1.1 and 1.2; resnet18 to 101: torchvision's
+# name: (parameters at K = 100, million MACs), methods/README.md, Networks; resnet18 to 101: torchvision's
 COSTS = {
     "resnet8": (83_892, 12.5),
     "resnet14": (181_108, 26.7),
@@ -33,7 +33,7 @@ COSTS = {
     "mobilenetv2": (812_836, 6.5),
     "shufflenetv2": (1_355_528, 44.5),
     "densenet_40_12": (1_100_428, 283.0),
-    "googlenet": (6_258_500, 1521.8),  # 1521.848; methods.md prints .9
+    "googlenet": (6_258_500, 1521.8),  # 1521.848
 }
 FAMILIES = ("resnet8", "wrn_16_2", "vgg8", "mobilenetv2", "shufflenetv2", "densenet_40_12", "googlenet")
 
