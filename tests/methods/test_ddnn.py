@@ -65,7 +65,7 @@ def test_imagenet_style_networks_learn_too():
 
 @pytest.mark.parametrize("batch_norm", BATCH_NORM)
 def test_terms_by_the_formula(batch, batch_norm):
-    """methods.md 6.3, written out."""
+    """The loss of methods/README.md, DDNN + EKD, written out."""
     images, labels = batch
     method = trained(batch, batch_norm=batch_norm, temperature=2.0, attention_weight=10.0).eval()
     terms = method.losses(images, labels, 0.0)
@@ -108,7 +108,7 @@ def test_weights_weigh_and_0_leaves_a_term_out(batch):
 
 @pytest.mark.parametrize("batch_norm", BATCH_NORM)
 def test_a_sub_net_of_full_depth_has_nothing_to_learn_from_the_full_net(batch, batch_norm):
-    """methods.md 6.4, 3."""
+    """methods/README.md, DDNN + EKD, invariant 3."""
     method = trained(batch, batch_norm=batch_norm)
     method.net.subnets["14"] = copy.deepcopy(method.net.full)
     terms = method.train().losses(*batch, 0.0)
@@ -122,7 +122,7 @@ def test_a_sub_net_of_full_depth_has_nothing_to_learn_from_the_full_net(batch, b
 
 @pytest.mark.parametrize("batch_norm", BATCH_NORM)
 def test_the_ledger_is_a_staircase(batch, batch_norm):
-    """methods.md 6.4, 2: a sub-net's terms move all blocks inside it and no others."""
+    """methods/README.md, DDNN + EKD, invariant 2: a sub-net's terms move the blocks inside it and no others."""
     method = trained(batch, batch_norm=batch_norm)
     blocks = [f"net.full.stages.{stage}.{block}" for stage in range(3) for block in range(3)]
     norms = ledger(method, *batch, parts=blocks)
@@ -134,7 +134,7 @@ def test_the_ledger_is_a_staircase(batch, batch_norm):
 
 @pytest.mark.parametrize("batch_norm", BATCH_NORM)
 def test_every_parameter_inside_a_sub_net_moves_and_none_outside(batch, batch_norm):
-    """methods.md 6.4, 2, tensor by tensor; private batch norms of other depths are outside."""
+    """methods/README.md, DDNN + EKD, invariant 2, for each tensor. Batch norms of other depths are outside."""
     method = trained(batch, batch_norm=batch_norm).train()
     terms = method.losses(*batch, 0.0)
     for depth in (14, 8):
@@ -146,7 +146,7 @@ def test_every_parameter_inside_a_sub_net_moves_and_none_outside(batch, batch_no
 
 
 def test_no_gradient_of_distillation_reaches_the_full_nets_answers(batch, monkeypatch):
-    """methods.md 6.4, 5: logits and maps of the full net are targets only."""
+    """methods/README.md, DDNN + EKD, invariant 5: logits and maps of the full net are targets only."""
     method, leaves = make(), []
     original = DepthNet.features_at_all
 
@@ -212,7 +212,7 @@ def test_a_step_takes_less_arithmetic_than_the_steps_of_its_nets(batch, batch_no
 
 
 def test_shared_batch_norm_counts_every_net(batch):
-    """methods.md 6.4, 4."""
+    """methods/README.md, DDNN + EKD, invariant 4."""
     method = make(batch_norm="shared")
     method.losses(*batch, 0.0)
     assert method.net.full.stem[1].num_batches_tracked == 3

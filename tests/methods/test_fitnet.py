@@ -27,7 +27,7 @@ MAPS = {
     [("s1", "t1", 1.00979584783), ("s1", "t2", 0.994954340188), ("s2", "t1", 0.899750917481)],
 )
 def test_closed_form(student, teacher, expected):
-    """methods.md 12: equal size, half, double."""
+    """methods/README.md, Golden values: equal size, half, double."""
     student, teacher = MAPS[student], MAPS[teacher]
     regressor = Regressor(student.shape[1], teacher.shape[1], teacher.shape[2] / student.shape[2]).double()
     with torch.no_grad():

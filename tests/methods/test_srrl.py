@@ -51,7 +51,7 @@ def test_reference_values():
     ],
 )
 def test_closed_form_of_both_orders_of_pooling(pool, matching, regression):
-    """methods.md 12: s3 to t3, on the method's own path."""
+    """methods/README.md, Golden values: s3 to t3, on the method's own path."""
     student, teacher = wave((8, 8, 2, 2), 0.17, 0.5), wave((8, 10, 2, 2), 0.29, 1.3).mean((2, 3))
     head = torch.nn.Linear(10, 10).double()
     connector = Connector(8, 10).double()

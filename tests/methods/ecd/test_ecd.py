@@ -51,7 +51,7 @@ def silence(method: ECD) -> None:
                         parameter.zero_()
 
 
-# The invariants of ECD, methods.md 5.4
+# The invariants of ECD, numbered as in methods/README.md, section ECD
 
 
 def test_1_the_student_neither_sees_the_teacher_nor_teaches_it(batch):
@@ -108,7 +108,7 @@ def test_5_what_the_teacher_costs():
         p.numel() for layer in linear for p in layer.parameters()
     )
     assert teacher.macs == student.macs + extra + sum(layer.weight.numel() for layer in linear)
-    assert (student.parameters, teacher.parameters) == (78_042, 387_318)  # methods.md 5.4
+    assert (student.parameters, teacher.parameters) == (78_042, 387_318)  # methods/README.md, ECD
 
 
 def test_6_removal_leaves_the_student_as_it_was_bit_for_bit(batch):

@@ -13,7 +13,7 @@ from kdnb.networks import Tapped, build
 
 
 def wave(shape: tuple[int, ...], a: float, b: float, scale: float = 1.0) -> Tensor:
-    """The generator of methods.md 12."""
+    """The generator of methods/README.md, Golden values."""
     return scale * torch.sin(a * torch.arange(math.prod(shape), dtype=torch.float64) + b).reshape(shape)
 
 
@@ -81,7 +81,7 @@ def test_reference_self_distillation():
 
 
 def test_closed_forms():
-    """methods.md 12, printed with 12 and 9 digits."""
+    """methods/README.md, Golden values, printed with 12 and 9 digits."""
     student = S1.clone().requires_grad_()
     loss = diversity_loss(student, diversity_of(G).target)
     loss.backward()
@@ -150,7 +150,7 @@ def test_one_position_is_refused():
 
 
 def test_a_self_distiller_gives_the_shapes_of_the_shallow_stages():
-    """methods.md 2.2, for stages of any width that a network declares."""
+    """methods/README.md, FFSD, Modules, for stages of any width that a network declares."""
     sizes = {"resnet20": 23_136, "wrn_16_2": 92_352, "densenet_40_12": 1_753_152, "googlenet": 11_264_576}
     for name, parameters in sizes.items():
         net = build(name, classes=100)
@@ -185,7 +185,7 @@ def test_stages_of_equal_size_have_a_block_and_a_jump_has_none():
 
 
 def test_auxiliary_modules_have_the_published_sizes():
-    """methods.md 2.2, for 100 classes and two students."""
+    """methods/README.md, FFSD, Modules, for 100 classes and two students."""
 
     def size(module: torch.nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())

@@ -15,7 +15,7 @@ from kdnb.testing import contract
 from kdnb.train import evaluate, train
 
 LABELS = [torch.tensor([3, 14, 15, 92]), torch.tensor([6, 53, 58, 97])]
-# Logged by the authors' code in float64 (methods.md 12), weights included: step 1, step 2.
+# Logged by the authors' code in float64 (methods/README.md, Golden values), weights included: step 1, step 2.
 PUBLISHED = {
     "student1/label": (5.11418928865, 4.67528685264),
     "student1/mutual": (0.369708545889, 0.263244333042),
@@ -192,7 +192,7 @@ def test_who_teaches_whom(batch):
 
 
 def test_published_weights_leave_diversity_far_below_the_labels():
-    """methods.md 2.7, for an untrained resnet32 of 64 images: 3.3e-5 and 2.2e-8 against 3.8."""
+    """methods/README.md, FFSD: an untrained resnet32 and 64 images give 3.3e-5 and 2.2e-8 against 3.8."""
     images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(16)
     table = ledger(FFSD(lambda n: build("resnet8", classes=100, seed=n)), images, labels, epoch=10)
@@ -299,15 +299,15 @@ def test_a_look_leaves_no_trace(batch):
     [("resnet20", 287_476), ("resnet32", 481_908), ("densenet_40_12", 1_523_140), ("googlenet", 8_371_012)],
 )
 def test_a_leader_with_its_decoder_has_the_published_size(name, parameters):
-    """methods.md 1.2."""
+    """methods/README.md, Networks, FFSD's own."""
     method = FFSD(lambda number: build(name, classes=100, seed=number), self_distillation="none")
     learning = [*method.leader.parameters(), *method.decoder.parameters()]
     assert sum(parameter.numel() for parameter in learning) == parameters
 
 
 def test_costs_are_table_7s_arithmetic():
-    """methods.md 10 (11), for 128 channels and 100 classes: the paper's 0.05 M of fusion are its
-    parameters; counted by inputs a self-distiller takes 9.44 M multiply-accumulates, not 14.3."""
+    """methods/README.md, FFSD, Tab. VII, for 128 channels and 100 classes: the paper's 0.05 M of fusion are
+    its parameters; counted by inputs a self-distiller takes 9.44 M multiply-accumulates, not 14.3."""
     costs = FFSD(lambda number: build("wrn_16_2", classes=100, seed=number)).costs()
     assert costs["network"] == cost(build("wrn_16_2", classes=100))
     assert costs["fusion"].parameters == 48_740
