@@ -1,4 +1,9 @@
-"""One file a paper. A new method is one file here and one line in ``METHODS``."""
+"""Every method of the package, and ``METHODS`` to find one by name.
+
+A method is one file here, or one package where a file is too small for it. What several methods share is in
+``families``. The fact sheet ``README.md`` beside this file states equations, sources of defaults, reported
+numbers, and differences. A new method adds a file, a line in ``METHODS``, and a section in the fact sheet.
+"""
 
 from kdnb.method import Method
 from kdnb.methods.attention_transfer import AttentionTransfer

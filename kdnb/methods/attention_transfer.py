@@ -1,6 +1,7 @@
 """AT: the student attends to where the teacher attends, stage by stage.
 
-Source: Zagoruyko and Komodakis, Paying More Attention to Attention, 2017, eq. 2.
+Source: Zagoruyko and Komodakis, Paying More Attention to Attention, ICLR 2017, eq. 2. Equations, defaults and
+reported numbers are in ``kdnb/methods/README.md``, section AT.
 """
 
 from collections.abc import Sequence
@@ -18,15 +19,36 @@ PAIRS = ("order", "size")
 class AttentionTransfer(Distillation):
     """The student attends to where the teacher attends, stage by stage.
 
-    Minimises CE and the distance of unit attention maps; KD as well where ``soft_weight`` is set.
+    The loss terms are ``student/label``, ``student/soft`` if ``soft_weight`` is above 0, and
+    ``student/attention``, the distance between the unit attention maps of student and teacher.
 
-    attention_weight: 1000, the benchmark's, for a loss that is at most 4 / (H W) a stage.
-    soft_weight: 0 as in the paper and in RepDistiller's table, 1 as in SemCKD's. pairs: "order", the
-    stages one by one, or "size", those that divide the image alike: then numbers of stages may differ.
+    Args:
+        student: A network that shows its stages.
 
-    Raises InputError for stages that cannot be paired so, and, when training, for a map with one
-    position.
-    Differs: the paper and the benchmarks know pairs by order alone.
+        teacher: A network that shows its stages, with the same classes. It is frozen in place.
+
+        attention_weight: Weight of the attention term. The term is at most 4 / (H W) for each pair of stages,
+            which explains the benchmark's value of 1000.
+
+        label_weight: Weight of the cross entropy.
+
+        soft_weight: Weight of the KD term. It is 0 in the paper and in RepDistiller's table, and 1 in
+            SemCKD's table.
+
+        temperature: Temperature of the KD term.
+
+        pairs: Which stages are compared. ``"order"`` pairs them one by one, so both networks need equal
+            numbers of stages. ``"size"`` pairs every two stages that divide the image by the same factor.
+
+    Raises:
+        InputError: If the stages cannot be paired, if a weight is negative, if the temperature is not above
+            0, or if the numbers of classes differ. In training, if a map has one position.
+
+    Source:
+        Zagoruyko and Komodakis, 2017, eq. 2.
+
+    Differs:
+        The paper and the benchmarks pair stages by order only.
     """
 
     def __init__(
@@ -57,12 +79,32 @@ class AttentionTransfer(Distillation):
 
 
 def attention_transfer_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-    """Mean squared difference of unit attention maps, summed over the stages: a scalar.
+    """Sum over the stages of the mean squared difference of unit attention maps.
 
-    Maps (B, C, H, W), from shallow to deep; of a pair, the larger is averaged to the smaller's size.
-    Raises InputError for different numbers of maps or images, and for maps of one position, whose
-    attention is always 1. Eq. 2 with p = 2.
-    Differs: the mean squared difference of the authors' code, where the paper sums Euclidean norms.
+    Args:
+        student_maps: One map (B, C, H, W) for each stage, from shallow to deep.
+
+        teacher_maps: As many maps of the same images. C, H and W may differ from the student's: of each pair,
+            the larger map is averaged down to the size of the smaller.
+
+    Returns:
+        A scalar. It is 0 if the normalised attention maps are equal.
+
+    Raises:
+        InputError: If the numbers of maps or of images differ, or if a map has one position, because the
+            normalised attention of one position is always 1.
+
+    Example:
+        >>> import torch
+        >>> maps = torch.rand(2, 8, 4, 4)
+        >>> attention_transfer_loss([maps], [3 * maps]).item() < 1e-12  # strength does not matter
+        True
+
+    Source:
+        Zagoruyko and Komodakis, 2017, eq. 2 with p = 2.
+
+    Differs:
+        The paper sums Euclidean norms. This is the mean squared difference of the authors' code.
     """
     if len(student_maps) != len(teacher_maps):
         found = f"{len(student_maps)} student maps and {len(teacher_maps)} teacher maps"
@@ -80,7 +122,7 @@ def attention_transfer_loss(student_maps: Sequence[Tensor], teacher_maps: Sequen
 
 
 def _paired(student: Network, teacher: Network, how: str) -> list[tuple[int, int]]:
-    """Which student stage attends to which teacher stage."""
+    """Returns the pairs (student stage, teacher stage) to compare, counted from 0."""
     if how == "size":
         found = [
             (i, j)

@@ -1,7 +1,8 @@
 """BYOT, be your own teacher: exits after every stage learn from the network's own last layer.
 
-Source: Zhang et al., Be Your Own Teacher, ICCV 2019; the exits' layers and the defaults as in an unofficial
-implementation (methods.md, section 8).
+Source: Zhang et al., Be Your Own Teacher, ICCV 2019. The layers of the exits and the defaults are those of an
+unofficial implementation. Equations, defaults and reported numbers are in ``kdnb/methods/README.md``, section
+BYOT.
 """
 
 from torch import Tensor, nn
@@ -15,20 +16,35 @@ from kdnb.networks import Network
 class BYOT(Method):
     """Exits after the shallow stages learn from the labels and from the deepest classifier.
 
-    Minimises label_weight CE of every classifier + for every exit soft_weight T^2 KL(full || exit) +
-    feature_weight ||embedding of the exit - of the full net||^2. The full net is the target, detached;
-    its early stages feel the exits' losses. The exits are scaffolding: ``export`` leaves them out.
+    The loss terms are ``full/label`` and, for every exit, ``exitN/label``, ``exitN/soft`` (the KD loss from
+    the full network's logits) and ``exitN/feature`` (the squared distance of the embeddings). A soft or
+    feature term with weight 0 is left out. The full network is the target of the exits and is detached there.
+    Its early stages receive the gradients of the exits. ``export`` returns the network without the exits.
 
-    label_weight, soft_weight, temperature: 1 - a, a = 0.1 and 3 in the unofficial code.
-    feature_weight: there 1e-6 for a sum over the batch; here 128 times that, for a mean over it, as if
-    its batches were of 128.
+    Args:
+        student: A network that shows its stages.
 
-    Raises InputError for a network that does not show its stages, a negative weight, or a temperature
-    not above 0.
-    Differs: the soft term is a KL divergence, as in the paper, where the unofficial code has a cross
-    entropy of the same gradient. The squared distance is of pooled vectors (our reading), and a mean over
-    the batch, so that its weight does not depend on the batch size; the unofficial code's mask, where
-    either is above 0, is left out: behind a ReLU it changes nothing.
+        label_weight: Weight of every cross entropy. It is 1 - a with a = 0.1 in the unofficial code.
+
+        soft_weight: Weight of the soft terms. It is a in the unofficial code.
+
+        feature_weight: Weight of the feature terms. The unofficial code has 1e-6 for a sum over the batch.
+            The default is 128 times that, for a mean over the batch, as if its batches had 128 images.
+
+        temperature: Temperature of the soft terms.
+
+    Raises:
+        InputError: If the network does not show its stages, if a weight is negative, or if the temperature is
+            not above 0.
+
+    Source:
+        Zhang et al., 2019; the fact sheet, section BYOT.
+
+    Differs:
+        The soft term is a KL divergence, as in the paper. The unofficial code has a cross entropy of the same
+        gradient. The squared distance is between pooled vectors, which is our reading, and a mean over the
+        batch, so that its weight does not depend on the batch size. The unofficial code masks entries where
+        neither vector is above 0. Behind a ReLU the mask changes nothing, and it is left out.
     """
 
     def __init__(
@@ -68,7 +84,7 @@ class BYOT(Method):
         return terms
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits (B, K) of the full net and of every exit: "full", "exit1", ..."""
+        """The logits (B, K) of the full network, ``"full"``, and of the exits, ``"exit1"`` and so on."""
         full = self.student.features(images)
         exits = zip(self.exits, full.maps, strict=False)
         return {"full": full.logits} | {
@@ -80,11 +96,20 @@ class BYOT(Method):
 
 
 class Exit(nn.Module):
-    """A bottleneck to the last stage's width and size, a mean over the positions, a classifier:
-    (B, C, H, W) -> logits (B, K).
+    """A classifier behind one stage: a bottleneck, a mean over the positions, and a linear layer.
 
-    1 x 1 convolution to a quarter of the channels, one of kernel and stride ``reduction``, 1 x 1 to
-    ``width`` channels; batch norm and ReLU behind each.
+    It maps (B, C, H, W) to logits (B, K). The bottleneck is a 1 x 1 convolution to C // 4 channels, a
+    convolution whose kernel and stride equal ``reduction``, and a 1 x 1 convolution to ``width`` channels.
+    Batch norm and ReLU stand behind each.
+
+    Args:
+        channels: C, the channels of the stage.
+
+        width: The channels of the last stage.
+
+        reduction: Height of this stage's map over height of the last stage's map.
+
+        classes: K.
     """
 
     def __init__(self, channels: int, width: int, reduction: int, classes: int) -> None:
@@ -106,7 +131,24 @@ class Exit(nn.Module):
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """||a - b||^2 of vectors (B, D), mean over the batch: a scalar."""
+    """The squared Euclidean distance of two vectors, as a mean over the batch.
+
+    Args:
+        a: (B, D).
+
+        b: (B, D).
+
+    Returns:
+        A scalar.
+
+    Raises:
+        InputError: If the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> squared_distance(torch.zeros(2, 3), torch.ones(2, 3)).item()
+        3.0
+    """
     return a.shape[1] * mean_squared_error(a, b)
 
 

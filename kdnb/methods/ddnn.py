@@ -1,13 +1,14 @@
 """DDNN + EKD: one network runs at several depths, and its full depth teaches the others.
 
-Source: Embedded Knowledge Distillation in Depth-level Dynamic Neural Network (arXiv 2103.00793).
-Stated by the paper: sub-nets of different depth share one set of weights; every iteration trains all of
-them; a KL divergence ties the sub-nets' class posteriors to the full net's, and self-attention ties
-features of one resolution from different depths.
-Ours, for only the abstract was at hand and there is no public code: which blocks a sub-net has, batch
-norm for each depth, the form of the attention loss (attention transfer, which the paper cites),
-temperature, weights, and that the full net is not pulled to its sub-nets. No published number can be
-checked against this file.
+Source: Zhao et al., Embedded Knowledge Distillation in Depth-level Dynamic Neural Network, arXiv 2103.00793.
+Equations, defaults and their sources are in ``kdnb/methods/README.md``, section DDNN + EKD.
+
+The paper states that sub-nets of different depth share one set of weights, that every iteration trains all of
+them, that a KL divergence ties the class posteriors of the sub-nets to those of the full net, and that
+self-attention ties features of equal resolution. Only its abstract was at hand, and there is no public code.
+The rest is ours: which blocks a sub-net has, batch norm for each depth, the form of the attention loss
+(attention transfer, which the paper cites), the temperature, the weights, and that no sub-net is a target of
+the full net. No published number can be checked against this file.
 """
 
 from torch import Tensor
@@ -29,24 +30,42 @@ from kdnb.networks.resnet import ResidualNetwork
 class DDNN(Method):
     """Sub-nets of several depths learn in one network from the labels and from the full net.
 
-    Minimises CE(full) + sum over the sub-nets of [label_weight CE + soft_weight T^2 KL(full || sub-net) +
-    attention_weight times the distance of unit attention maps, summed over the stages]. The full net
-    learns from its own labels only, though its convolutions feel every sub-net's losses: they are shared.
+    The loss terms are ``full/label`` and, for every sub-net, ``depthN/label``, ``depthN/soft`` (the KD loss
+    from the full net's logits) and ``depthN/attention`` (the distance of unit attention maps, summed over the
+    stages). A sub-net's term with weight 0 is left out. The full net is detached as a target. Its
+    convolutions are shared, so they receive the gradients of every sub-net.
 
-    student: the full net, one of kdnb's ResNets, with the initial weights that any other method gives
-    it. depths: of the sub-nets, from deep to shallow, each as a number of layers or as its blocks in
-    every stage. batch_norm: "private" to each depth behind its first early stop, or
-    "shared". temperature: 1 is the literal "class posterior"; the CIFAR benchmarks' 4, weighed by its
-    square, held the full net back in short training. attention_weight: at 100 the term pulls about as hard
-    as the labels before training, on shapes, and holds them back; attention transfer's habit is 1000. All
-    defaults are ours; data/README.md tells what they were chosen from.
+    With all three weights 0 and shared batch norm, only the full net runs and learns, exactly as with labels
+    only. The sub-nets that are evaluated then show what is left of a plain network when its depth is cut.
 
-    Controls: soft_weight=0 or attention_weight=0 leave a term out. With all three weights 0 and shared
-    batch norm only the full net runs and learns, exactly as with labels only, and the sub-nets that
-    are evaluated are what is left of a plain network when its depth is cut.
+    Args:
+        student: The full net, one of the ResNets of ``kdnb.networks``. It keeps its initial weights.
 
-    Raises InputError for unfit depths or networks, negative weights, a temperature not above 0, all
-    weights 0 with private batch norm, which would never learn, and in training for a map of one position.
+        depths: The sub-nets from deep to shallow. Each is a number of layers, such as 14, or a tuple with the
+            number of blocks in every stage, such as (3, 3, 2).
+
+        batch_norm: ``"private"`` gives each depth its own batch norms from the stage after its first early
+            stop on. ``"shared"`` has one set for all depths.
+
+        label_weight: Weight of the sub-nets' cross entropies. The full net's cross entropy has weight 1.
+
+        soft_weight: Weight of the soft terms.
+
+        attention_weight: Weight of the attention terms. Attention transfer has 1000. On ``shapes``, with 100
+            the gradient of the term is about as strong as that of the labels before training, and accuracy
+            falls.
+
+        temperature: Temperature of the soft terms. 1 is the literal class posterior. The benchmarks' 4 held
+            the full net back in short training.
+
+    Raises:
+        InputError: If the network is not a ResNet of the package, if the depths do not fit it, if a weight is
+            negative, if the temperature is not above 0, or if all weights are 0 with private batch norm,
+            which would never learn. In training, if a map has one position.
+
+    Source:
+        Zhao et al., 2021, the abstract; the fact sheet, section DDNN + EKD. ``data/README.md`` tells from
+        which trials the defaults were chosen.
     """
 
     default_student = "resnet20"
@@ -95,17 +114,20 @@ class DDNN(Method):
         return terms
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits (B, K) at every depth: "full", "depth14", ..."""
+        """The logits (B, K) at every depth: ``"full"``, ``"depth14"`` and so on."""
         full, *subnets = self.net.features_at_all(images).values()
         named = zip(self._names(), subnets, strict=True)
         return {"full": full.logits} | {name: subnet.logits for name, subnet in named}
 
     def export(self) -> ResidualNetwork:
-        """The full net; ``net.export(14)`` gives a sub-net."""
+        """The full net. ``net.export(14)`` gives a sub-net as a plain network."""
         return self.net.full
 
     def kept_beside(self) -> dict[str, DepthNet]:
-        """All depths: ``load_network("runs/ddnn-.../depths.safetensors").net`` is the DepthNet again."""
+        """All depths in one network, as ``"depths"``.
+
+        ``load_network("runs/ddnn-.../depths.safetensors").net`` is the ``DepthNet`` again.
+        """
         return {"depths": self.net}
 
     def _names(self) -> list[str]:
@@ -113,11 +135,21 @@ class DDNN(Method):
 
 
 def embedded_attention_loss(subnet: Features, full: Features) -> Tensor:
-    """Mean squared difference of unit attention maps, summed over the stages: a scalar, 0 for equal maps.
+    """Sum over the stages of the mean squared difference of unit attention maps.
 
-    Depths of one network have maps of the same resolution at the end of every stage. The full net's
-    are targets: no gradient reaches them. Raises InputError for maps of one position, whose attention
-    is always 1.
+    Depths of one network have maps of equal resolution at the end of every stage. The full net's maps are
+    targets and get no gradient.
+
+    Args:
+        subnet: The sub-net's features.
+
+        full: The full net's features of the same images.
+
+    Returns:
+        A scalar. It is 0 for equal maps.
+
+    Raises:
+        InputError: If a map has one position, because its normalised attention is always 1.
     """
     distances = []
     for own, target in zip(subnet.maps, full.maps, strict=True):

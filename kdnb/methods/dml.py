@@ -1,6 +1,7 @@
 """DML: students that teach each other by their predictions.
 
-Source: Zhang et al., Deep Mutual Learning, CVPR 2018, eqs. 5 to 8.
+Source: Zhang et al., Deep Mutual Learning, CVPR 2018, eqs. 5 to 8. Equations, defaults and reported numbers
+are in ``kdnb/methods/README.md``, section DML.
 """
 
 from collections.abc import Callable
@@ -14,8 +15,32 @@ from kdnb.networks import Network
 class DML(OnlineDistillation):
     """Every student minimises its cross entropy and the mean of T^2 KL(other || self) over the others.
 
-    See OnlineDistillation for the arguments; leader="fusion" is FFSD's Tab. V.
-    Differs: the students move at once, from the same predictions; the paper moves them in turn.
+    The loss terms are ``studentN/label`` and ``studentN/mutual`` for every student, and those of the leader
+    if there is one (``OnlineDistillation.lead``). A target gets no gradient.
+
+    Args:
+        network: Factory: ``network(i)`` builds learner i. Learner 0 is the exported one.
+
+        students: Number of students that teach each other, from 2 to 6.
+
+        leader: ``"none"`` is the paper's method. ``"fusion"`` adds FFSD's leader, as in FFSD's Tab. V.
+            ``"ensemble"`` adds a leader that learns from the students' mean logits.
+
+        temperature: T. The paper has 1.
+
+        fusion_weight: Weight of the leader's terms on features.
+
+        ramp_epochs: Number of epochs in which the weight of those terms rises to its full value.
+
+    Raises:
+        InputError: As ``OnlineDistillation``.
+
+    Source:
+        Zhang et al., 2018, eqs. 5 to 8.
+
+    Differs:
+        All students move at once, from the same predictions. The paper moves them in turn. The weight decay
+        of 1e-4 and the Nesterov momentum are FFSD's.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """FitNet: one hidden layer of the student imitates one of the teacher's, through a regressor.
 
-Source: Romero et al., FitNets: Hints for Thin Deep Nets, 2015, eq. 3.
+Source: Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, eq. 3. Equations, defaults and reported
+numbers are in ``kdnb/methods/README.md``, section FitNet.
 """
 
 from torch import Tensor, nn
@@ -14,15 +15,34 @@ from kdnb.networks import Network
 class FitNet(Distillation):
     """One hidden stage of the student imitates the teacher's, through a regressor.
 
-    Minimises CE and the mean squared error of the regressed map; KD as well where ``soft_weight`` is
-    set.
+    The loss terms are ``student/label``, ``student/soft`` if ``soft_weight`` is above 0, and
+    ``student/hint``, the mean squared error of the regressed map.
 
-    stage: which one gives the hint, counted from 1: 2 in RepDistiller, 1 in the SemCKD repository.
-    hint_weight: 100, the benchmark's. soft_weight: 0 as in RepDistiller's table, 1 as in SemCKD's.
+    Args:
+        student: A network that shows its stages.
 
-    Raises InputError for a stage that one of the networks does not have.
-    Differs: trained in one stage with the labels, as the benchmarks do; the paper first trains the
-    student up to the hint, then everything by KD.
+        teacher: A network that shows its stages, with the same classes. It is frozen in place.
+
+        stage: The stage that gives and receives the hint, counted from 1. RepDistiller has 2, SemCKD has 1.
+
+        hint_weight: Weight of the hint term. RepDistiller has 100.
+
+        label_weight: Weight of the cross entropy.
+
+        soft_weight: Weight of the KD term. It is 0 in RepDistiller's table and 1 in SemCKD's table.
+
+        temperature: Temperature of the KD term.
+
+    Raises:
+        InputError: If one of the networks does not have the stage, if a weight is negative, if the
+            temperature is not above 0, or if the numbers of classes differ.
+
+    Source:
+        Romero et al., 2015, eq. 3.
+
+    Differs:
+        Everything is trained in one stage, as in the benchmarks. The paper first trains the student up to the
+        hint and then the whole student by KD.
     """
 
     def __init__(
@@ -58,12 +78,21 @@ class FitNet(Distillation):
 
 
 class Regressor(nn.Sequential):
-    """Convolution, BN, ReLU, from the student's width and size to the teacher's:
-    (B, C_s, H, W) -> (B, C_t, H', W').
+    """A convolution, batch norm and ReLU from the student's width and size to the teacher's.
 
-    enlargement: teacher's size over the student's. At 1/2 a 3 x 3 convolution of stride 2, at 2 a
-    transposed 4 x 4 one, at 1 a 1 x 1 one.
-    Differs: at any other ratio a 3 x 3 convolution keeps the size, and the larger map is averaged.
+    It maps (B, C_s, H, W) to (B, C_t, H', W').
+
+    Args:
+        channels_in: C_s, the channels of the student's map.
+
+        channels_out: C_t, the channels of the teacher's map.
+
+        enlargement: Height of the teacher's map over height of the student's. At 1 the convolution is 1 x 1.
+            At 1/2 it is 3 x 3 with stride 2. At 2 it is a transposed 4 x 4 convolution with stride 2. At any
+            other ratio a 3 x 3 convolution keeps the size, and ``hint_loss`` averages the larger map.
+
+    Differs:
+        RepDistiller has no layer for other ratios of a smaller student. The last case is SemCKD's.
     """
 
     def __init__(self, channels_in: int, channels_out: int, enlargement: float) -> None:
@@ -80,9 +109,18 @@ class Regressor(nn.Sequential):
 
 
 def hint_loss(regressed: Tensor, hint: Tensor) -> Tensor:
-    """Mean squared error over samples, channels and positions (B, C, H, W): a scalar.
+    """Mean squared error over samples, channels and positions.
 
-    The larger map is averaged to the smaller's size. Raises InputError for maps of different
-    images or widths.
+    Args:
+        regressed: The regressor's output (B, C, H, W).
+
+        hint: The teacher's map (B, C, H', W') of the same images. The larger of the two maps is averaged down
+            to the size of the smaller.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        InputError: If the numbers of images or of channels differ.
     """
     return mean_squared_error(*of_equal_size(regressed, hint))

@@ -1,6 +1,7 @@
 """Hinton's knowledge distillation: the student matches the teacher's softened outputs.
 
-Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, section 2.
+Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, section 2. Equations,
+defaults and reported numbers are in ``kdnb/methods/README.md``, section KD.
 """
 
 import torch
@@ -13,15 +14,36 @@ from kdnb.methods.families.distillation import Distillation
 class KD(Distillation):
     """The student learns from the labels and from a frozen teacher's soft labels.
 
-    student, teacher: any networks that map images to logits of the same classes; the teacher is
-    frozen in place. temperature: T. label_weight, soft_weight: of the cross entropy and of
-    T^2 KL(teacher || student); 0.1, 0.9 and T = 4 are the CIFAR benchmark's (RepDistiller).
+    The loss terms are ``student/label``, the cross entropy, and ``student/soft``, which is
+    T^2 KL(teacher || student) of the logits softened at temperature T.
 
-    Raises InputError for a temperature that is not above 0, a negative weight, or networks that
-    declare different numbers of classes.
+    Args:
+        student: A network that maps images (B, 3, H, W) to logits (B, K). It needs no stages.
 
-    Differs: the paper's soft term is a cross entropy; the KL divergence has the same gradient and
-    is 0 where the student agrees.
+        teacher: A network with the same K classes. It is frozen in place.
+
+        temperature: T, the temperature of both distributions. The benchmark RepDistiller has 4.
+
+        label_weight: Weight of the cross entropy. RepDistiller has 0.1.
+
+        soft_weight: Weight of the soft term. RepDistiller has 0.9.
+
+    Raises:
+        InputError: If the temperature is not above 0, if a weight is negative, or if the networks declare
+            different numbers of classes.
+
+    Example:
+        >>> from kdnb.networks import build
+        >>> method = KD(build("resnet8", classes=10), build("resnet20", classes=10), temperature=2.0)
+        >>> any(parameter.requires_grad for parameter in method.teacher.parameters())
+        False
+
+    Source:
+        Hinton, Vinyals and Dean, 2015, section 2.
+
+    Differs:
+        The soft term of the paper is a cross entropy. The KL divergence has the same gradient, and it is 0
+        where the student agrees with the teacher.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""Labels only: the baseline that every distilled student is compared with."""
+"""Labels only: the baseline that every distilled student is compared with.
+
+Source: ``kdnb/methods/README.md``, section KD, "Labels only".
+"""
 
 from torch import Tensor, nn
 
@@ -7,7 +10,13 @@ from kdnb.method import Method
 
 
 class LabelsOnly(Method):
-    """The student learns from the labels alone."""
+    """The student learns from the labels alone.
+
+    The only loss term is ``student/label``, the cross entropy.
+
+    Args:
+        student: Any network that maps images (B, 3, H, W) to logits (B, K).
+    """
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
-"""ONE: branches of one network, and a gate that mixes them to the teacher of all.
+"""ONE: branches of one network, and a gate that mixes them to a teacher for all.
 
-Source: Lan, Zhu and Gong, Knowledge Distillation by On-the-Fly Native Ensemble, NeurIPS 2018; sizes,
-temperature and ramp as in the benchmark of OKDDip (methods.md, section 8).
+Source: Lan, Zhu and Gong, Knowledge Distillation by On-the-Fly Native Ensemble, NeurIPS 2018. Sizes,
+temperature and ramp are those of OKDDip's benchmark. Equations, defaults and reported numbers are in
+``kdnb/methods/README.md``, section ONE.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,11 +20,35 @@ from kdnb.networks.features import staged
 class ONE(OnlineDistillation):
     """Students that share all stages but the last; their gated mixture learns, and teaches them.
 
-    Minimises the cross entropy of every branch and of the mixture, and the ramped T^2 KL(mixture ||
-    branch). Gradients reach the mixture from all of them. students: branches; ramp_epochs: 80 of 300
-    in the benchmark; leader: FFSD's Tab. V, whose feature terms have the same ramp.
+    The loss terms are ``studentN/label`` and ``studentN/soft`` for every branch, ``ensemble/label`` for the
+    mixture, and those of the leader if there is one. A soft term is T^2 KL(mixture || branch) times the ramp.
+    The mixture is not detached, so the soft terms move the gate and the other branches, too.
 
-    Raises InputError as OnlineDistillation does, and for a network whose stages cannot be shared.
+    Args:
+        network: Factory: ``network(i)`` builds learner i. Learner 0 is the exported one. Without a leader it
+            is the trunk and the first branch.
+
+        students: Number of branches, from 2 to 6.
+
+        leader: ``"none"`` is the paper's method. ``"fusion"`` adds FFSD's leader, as in FFSD's Tab. V.
+            ``"ensemble"`` adds a leader that learns from the mixture's logits.
+
+        temperature: T. OKDDip has 3.
+
+        fusion_weight: Weight of the leader's terms on features.
+
+        ramp_epochs: Number of epochs in which the soft terms and the leader's terms on features rise to their
+            full weight. OKDDip has 80 of 300 epochs.
+
+    Raises:
+        InputError: As ``OnlineDistillation``, and if the network does not hold its stages in a ``stages``
+            list of two or more.
+
+    Source:
+        Lan, Zhu and Gong, 2018; the fact sheet, section ONE.
+
+    Differs:
+        OKDDip has a weight decay of 5e-4. It is 1e-4 here, as in all online methods of the package.
     """
 
     def __init__(
@@ -51,6 +76,17 @@ class ONE(OnlineDistillation):
         self.ramp_epochs = ramp_epochs
 
     def features(self, images: Tensor) -> list[Features]:
+        """The features of every branch, from one pass through the shared stages.
+
+        Args:
+            images: (B, 3, H, W).
+
+        Returns:
+            One ``Features`` for each branch. The stem and all maps but the last are the same tensors.
+
+        Raises:
+            InputError: If there is a single image in training.
+        """
         self.require_batch(images)
         first = self.students[0]
         stem, shared = first.stem(images), []
@@ -60,7 +96,14 @@ class ONE(OnlineDistillation):
         return [own._replace(stem=stem, maps=(*shared, *own.maps)) for own in branches]
 
     def ensemble(self, students: Sequence[Features]) -> Tensor:
-        """The branches' logits, mixed by the gate: (B, K)."""
+        """The branches' logits, mixed by the gate.
+
+        Args:
+            students: The features of every branch.
+
+        Returns:
+            Logits (B, K).
+        """
         weights = self.gate(students[0].maps[-2])  # (B, m)
         return torch.stack([student.logits for student in students], -1).mul(weights[:, None]).sum(-1)
 
@@ -75,7 +118,11 @@ class ONE(OnlineDistillation):
 
 
 class Branch(nn.Module):
-    """What a student does not share: its last stage, and what lies behind."""
+    """The layers that a student does not share: its last stage, and what lies behind it.
+
+    Args:
+        network: The network from which these layers are taken.
+    """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -84,7 +131,15 @@ class Branch(nn.Module):
 
 
 class Gate(nn.Module):
-    """How much each branch counts for an image: the last shared map (B, C, h, w) -> (B, m), rows sum to 1."""
+    """The weight of each branch for an image, from the last shared map.
+
+    It maps (B, C, h, w) to (B, m), and each row sums to 1.
+
+    Args:
+        channels: C.
+
+        students: m, the number of branches.
+    """
 
     def __init__(self, channels: int, students: int) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """SemCKD: every student layer learns from all teacher layers, weighted by a learned association.
 
-Source: Chen et al., Cross-Layer Distillation with Semantic Calibration, AAAI 2021; the journal
-version: Wang et al., SemCKD, TKDE 2022. Axes: S student layers, M teacher layers.
+Source: Chen et al., Cross-Layer Distillation with Semantic Calibration, AAAI 2021, and the journal version,
+Wang et al., SemCKD, TKDE 2022. Equations, defaults and reported numbers are in ``kdnb/methods/README.md``,
+section SemCKD. Axes: S student layers, M teacher layers.
 """
 
 import math
@@ -23,20 +24,43 @@ VARIANTS = ("learned", "uniform", "fixed", "shuffled")
 class SemCKD(Distillation):
     """Every student layer learns from all teacher layers, by an association learned for each image.
 
-    Minimises CE + KD + a cross-layer loss: the distance of every pair of layers, weighted.
+    The loss terms are ``student/label``, ``student/soft`` if ``soft_weight`` is above 0, and
+    ``student/cross_layer``, the distance of every pair of layers, weighted by the association.
 
-    batch_size: B, of every training step and of ``association``, since the association reads rows
-    of B x B similarities. cross_layer_weight: 400 on CIFAR, 50 on ImageNet. variant: "learned" is
-    the paper's; the controls are "uniform" (1 / M everywhere), "fixed" (each student layer with the
-    teacher layer at the same relative depth) and "shuffled" (learned, but every image gets the
-    weights of another one in its batch).
+    Args:
+        student: A network that shows its stages.
 
-    Distances, and with them the weights, follow the scale of the teacher's maps: notebook 04 shows it.
+        teacher: A network that shows its stages, with the same classes. It is frozen in place.
 
-    Raises InputError for networks that do not show their stages, an unknown variant, a batch_size
-    below 4, and in training for a batch of another size. Of several processes each sees its share of
-    a batch, and compares the images of that share only.
-    Differs: a projector is made only for pairs that can have weight (``fixed`` has S of them).
+        batch_size: B, the number of images in every training batch and in every call of ``association``. The
+            association reads rows of B x B similarities, so B cannot change afterwards. Where several
+            processes train together, it is the size of each process's share, and only images of one share are
+            compared.
+
+        variant: ``"learned"`` is the paper's method. The others are controls: ``"uniform"`` has weights 1 /
+            M, ``"fixed"`` pairs each student layer with the teacher layer at the same relative depth, and
+            ``"shuffled"`` gives every image the learned weights of another image in the batch.
+
+        cross_layer_weight: Weight of the cross-layer term. The authors have 400 on CIFAR and 50 on ImageNet.
+
+        label_weight: Weight of the cross entropy.
+
+        soft_weight: Weight of the KD term.
+
+        temperature: Temperature of the KD term.
+
+    Raises:
+        InputError: If a network does not show its stages, if the variant is unknown, if ``batch_size`` is
+            below 4, if a weight is negative, if the temperature is not above 0, or if the numbers of classes
+            differ. In training, if a batch has another size.
+
+    Source:
+        Chen et al., 2021; the fact sheet, section SemCKD, steps 1 to 5.
+
+    Differs:
+        A projector exists only for pairs that can have a weight above 0, which are S pairs for ``"fixed"``.
+        The distances, and through them the learned weights, depend on the scale of the teacher's maps;
+        notebook 04 shows it.
     """
 
     fixed_batch = True
@@ -87,18 +111,34 @@ class SemCKD(Distillation):
 
     @torch.no_grad()
     def association(self, images: Tensor) -> Tensor:
-        """How much each student layer listens to each teacher layer, per image: (B, S, M), rows sum
-        to 1. In eval mode, before any shuffling.
+        """How much each student layer listens to each teacher layer, for every image.
 
-        Raises InputError unless there are ``batch_size`` images.
+        It is computed in eval mode, and before any shuffling.
+
+        Args:
+            images: (B, 3, H, W) with exactly ``batch_size`` images.
+
+        Returns:
+            Weights (B, S, M). Each row sums to 1.
+
+        Raises:
+            InputError: If the number of images is not ``batch_size``.
         """
         with evaluating(self):
             student, teacher = self.features(images)
             return self._weights(student.maps, teacher.maps)
 
     def associations(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        """``association`` of all images: (N, S, M). An incomplete batch is filled with its own first
-        images, whose second weights are dropped."""
+        """The association of all images, batch by batch.
+
+        An incomplete batch is filled up with its own first images, and their second weights are dropped.
+
+        Args:
+            batches: Pairs of images (B, 3, H, W) and labels. The labels are not used.
+
+        Returns:
+            Weights (N, S, M) of all N images, in order.
+        """
         found = []
         for images, _ in batches:
             filled = torch.arange(max(self.batch_size, len(images))) % len(images)
@@ -117,7 +157,10 @@ class SemCKD(Distillation):
         return self.weights.expand(len(student_maps[0]), -1, -1)
 
     def _distances(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-        """Mean squared difference of every projected pair, per image: (B, S, M); 0 where no pair is."""
+        """Returns the mean squared difference of every projected pair for every image, (B, S, M).
+
+        Pairs without a projector have 0.
+        """
         student, teacher = _Sizes(student_maps), _Sizes(teacher_maps)
         nothing = at_least_float32(student_maps[0].new_zeros(len(student_maps[0])))
         found = []
@@ -134,12 +177,19 @@ class SemCKD(Distillation):
 
 
 class LayerAttention(nn.Module):
-    """The learned association: student layers ask, teacher layers answer.
+    """The learned association: the student's layers ask, the teacher's layers answer.
 
-    Maps (B, C, H, W) of S student and M teacher layers -> (B, S, M), softmax over the teacher's. A
-    layer's batch-similarity matrix (B, B) passes an MLP of its own, B -> 2 (B // 4) -> B // 4, to
-    unit vectors; a weight is the softmax of their inner products, so it has bounds
-    (``analysis.association_bounds``). Computed in float32 or more.
+    Every layer has its own MLP. It turns each row of the layer's batch similarity (B, B) into a unit vector
+    with B // 4 entries. A weight is the softmax, over the teacher's layers, of inner products of these
+    vectors. The products lie between -1 and 1, so the weights have bounds:
+    ``kdnb.analysis.association_bounds``. Everything is computed in float32 or more.
+
+    Args:
+        student_layers: S.
+
+        teacher_layers: M.
+
+        batch_size: B.
     """
 
     def __init__(self, student_layers: int, teacher_layers: int, batch_size: int) -> None:
@@ -148,6 +198,16 @@ class LayerAttention(nn.Module):
         self.keys = StackedMLP(teacher_layers, batch_size)
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        """Computes the weights.
+
+        Args:
+            student_maps: S maps (B, C, H, W) of any widths and sizes.
+
+            teacher_maps: M such maps of the same images.
+
+        Returns:
+            Weights (B, S, M). Each row sums to 1.
+        """
         with torch.autocast(student_maps[0].device.type, enabled=False):
             queries = self.queries(batch_similarity(student_maps))  # (S, B, D)
             keys = self.keys(batch_similarity(teacher_maps))  # (M, B, D)
@@ -155,7 +215,15 @@ class LayerAttention(nn.Module):
 
 
 class StackedMLP(nn.Module):
-    """An MLP a layer, all in two batched products: (L, B, B) -> unit vectors (L, B, B // 4)."""
+    """One MLP for each layer, all computed by two batched products.
+
+    The widths are B, 2 (B // 4) and B // 4, with a ReLU between.
+
+    Args:
+        layers: L, the number of layers.
+
+        batch_size: B.
+    """
 
     def __init__(self, layers: int, batch_size: int) -> None:
         super().__init__()
@@ -166,13 +234,22 @@ class StackedMLP(nn.Module):
         self.bias2 = _uniform(layers, 1, width, fan_in=2 * width)
 
     def forward(self, similarity: Tensor) -> Tensor:
+        """Maps similarities (L, B, B) to unit vectors (L, B, B // 4)."""
         hidden = torch.baddbmm(self.bias1, similarity, self.weight1.mT).relu()
         return F.normalize(torch.baddbmm(self.bias2, hidden, self.weight2.mT), dim=2)
 
 
 class Projector(nn.Sequential):
-    """1 x 1, 3 x 3 and 1 x 1 convolutions to the teacher's width, twice as wide between:
-    (B, C_s, H, W) -> (B, C_t, H, W)."""
+    """Convolutions of 1 x 1, 3 x 3 and 1 x 1 from the student's width to the teacher's.
+
+    It maps (B, C_s, H, W) to (B, C_t, H, W). Batch norm and ReLU stand behind the first two convolutions. No
+    convolution has a bias.
+
+    Args:
+        channels_in: C_s.
+
+        channels_out: C_t. Between the convolutions there are 2 C_t channels.
+    """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         wide = 2 * channels_out
@@ -188,15 +265,36 @@ class Projector(nn.Sequential):
 
 
 def batch_similarity(maps: Sequence[Tensor]) -> Tensor:
-    """Inner products of the images' maps, layer by layer, not normalised: L maps -> (L, B, B)."""
+    """Inner products of the images' maps, layer by layer, without normalisation.
+
+    Args:
+        maps: L maps (B, C, H, W) of any widths and sizes.
+
+    Returns:
+        Similarities (L, B, B) in float32 or more.
+
+    Example:
+        >>> import torch
+        >>> batch_similarity([torch.ones(2, 3, 4, 4)]).tolist()
+        [[[48.0, 48.0], [48.0, 48.0]]]
+    """
     rows = [at_least_float32(map).permute(0, 2, 3, 1).flatten(1) for map in maps]  # no copy: NHWC
     return torch.stack([row @ row.T for row in rows])
 
 
 def cross_layer_loss(distances: Tensor, weights: Tensor) -> Tensor:
-    """Weighted distances (B, S, M), mean over images and student layers: a scalar.
+    """The weighted distance, as a mean over images and student layers.
 
-    Raises InputError for weights of another shape.
+    Args:
+        distances: (B, S, M).
+
+        weights: (B, S, M), with rows that sum to 1.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        InputError: If the shapes differ, because broadcasting would hide it.
     """
     if distances.shape != weights.shape:
         found = f"{tuple(distances.shape)} and {tuple(weights.shape)}"
@@ -205,7 +303,7 @@ def cross_layer_loss(distances: Tensor, weights: Tensor) -> Tensor:
 
 
 class _Sizes:
-    """Maps at the sizes they are asked for, each averaged once."""
+    """Maps at the sizes that are asked for. Each map is averaged to each size once."""
 
     def __init__(self, maps: Sequence[Tensor]) -> None:
         self.maps, self.made = maps, {}
@@ -221,7 +319,7 @@ def _smaller(a: Tensor, b: Tensor) -> tuple[int, int]:
 
 
 def _pairs(variant: str, student_layers: int, teacher_layers: int) -> list[tuple[int, int]]:
-    """Pairs that can have weight."""
+    """Returns the pairs (student layer, teacher layer) that can have a weight above 0."""
     if variant == "fixed":
         depth = teacher_layers / student_layers
         return [(i, math.ceil((i + 1) * depth) - 1) for i in range(student_layers)]
@@ -237,6 +335,6 @@ def _constant_weights(variant: str, student_layers: int, teacher_layers: int) ->
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
-    """What ``nn.Linear`` starts from."""
+    """Returns a parameter that starts as the weights of ``nn.Linear`` start."""
     bound = fan_in**-0.5
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))

@@ -1,7 +1,7 @@
 """SRRL: the teacher's own classifier judges the student's features.
 
-Source: Yang, Martinez, Bulat and Tzimiropoulos, Knowledge Distillation via Softmax Regression
-Representation Learning, ICLR 2021.
+Source: Yang, Martinez, Bulat and Tzimiropoulos, Knowledge Distillation via Softmax Regression Representation
+Learning, ICLR 2021. Equations, defaults and reported numbers are in ``kdnb/methods/README.md``, section SRRL.
 """
 
 from torch import Tensor, nn
@@ -16,17 +16,39 @@ from kdnb.networks import Network
 class SRRL(Distillation):
     """The student's features should be the teacher's, as the teacher's own classifier sees them.
 
-    Minimises CE + feature matching + softmax regression; each alone where the other's weight is 0.
-    The student's last map passes a connector to the teacher's width; its pooled vector should equal
-    the teacher's embedding (feature matching) and get the teacher's logits from the teacher's own,
-    frozen head (softmax regression). The gradient flows through that head, never into it.
+    A connector brings the student's last map to the teacher's width. The loss terms are ``student/label``,
+    ``student/soft`` if ``soft_weight`` is above 0, ``student/feature``, which compares the pooled connector
+    output with the teacher's embedding, and ``student/regression``, which compares the logits that the
+    teacher's frozen head gives to both. A term with weight 0 is left out. The gradient of the regression term
+    flows through the head, but never into its weights.
 
-    pool: "after" the connector, as in the authors' code, or "before" it, as in the SimKD port.
-    feature_weight, regression_weight: 1 in the paper; the authors searched them for each pair of
-    networks. soft_weight: 0 in the paper, 1 (T = 4) in the SimKD port.
+    Args:
+        student: A network that shows its stages and has a linear head.
 
-    Raises InputError for networks that do not show their stages, for heads that are not linear, and in
-    training for a single value a channel.
+        teacher: A network that shows its stages and has a linear head, with the same classes. It is frozen in
+            place.
+
+        pool: Where the mean over the positions is taken: ``"after"`` the connector, as in the authors' code,
+            or ``"before"`` it, as in the SimKD port. The two are different functions.
+
+        feature_weight: Weight of feature matching. It is 1 in the authors' code. The authors searched it for
+            each pair of networks.
+
+        regression_weight: Weight of softmax regression, likewise.
+
+        label_weight: Weight of the cross entropy.
+
+        soft_weight: Weight of the KD term. It is 0 in the paper and 1 in the SimKD port.
+
+        temperature: Temperature of the KD term.
+
+    Raises:
+        InputError: If a network does not show its stages or its head is not linear, if a weight is negative,
+            if the temperature is not above 0, or if the numbers of classes differ. In training, if the
+            connector would normalise a single value for each channel.
+
+    Source:
+        Yang et al., 2021; L_FM and L_SR of the fact sheet, section SRRL.
     """
 
     def __init__(
@@ -65,14 +87,22 @@ class SRRL(Distillation):
         return terms
 
     def connected_logits(self, images: Tensor) -> Tensor:
-        """What the teacher's head says of the student's connected features: logits (B, K), in eval
-        mode."""
+        """The logits that the teacher's head gives to the student's connected features.
+
+        They are computed in eval mode, and nothing is left behind.
+
+        Args:
+            images: (B, 3, H, W).
+
+        Returns:
+            Logits (B, K).
+        """
         with evaluating(self):
             features = self.student.features(images)
             return self.teacher.head(self._connect(features.final, features.embedding))
 
     def _connect(self, final: Tensor, embedding: Tensor) -> Tensor:
-        """The student's vector in the teacher's space: (B, D_t)."""
+        """Returns the student's vector (B, D_t) in the teacher's space, from its last map and embedding."""
         map = final if self.pool == "after" else embedding[:, :, None, None]
         if self.training and map[:, 0].numel() == 1:
             raise InputError(
@@ -83,7 +113,16 @@ class SRRL(Distillation):
 
 
 class Connector(nn.Sequential):
-    """1 x 1 convolution, BN, ReLU: (B, C_s, H, W) -> (B, C_t, H, W); there even where C_s = C_t."""
+    """A 1 x 1 convolution without bias, batch norm and ReLU, from the student's width to the teacher's.
+
+    It maps (B, C_s, H, W) to (B, C_t, H, W), and it exists even if C_s and C_t are equal. The convolution
+    starts normal with a standard deviation of sqrt(2 / C_t), as in the authors' code.
+
+    Args:
+        channels_in: C_s.
+
+        channels_out: C_t.
+    """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         convolution = nn.Conv2d(channels_in, channels_out, 1, bias=False)
@@ -92,9 +131,21 @@ class Connector(nn.Sequential):
 
 
 def feature_matching_loss(connected: Tensor, embedding: Tensor) -> Tensor:
-    """Mean squared difference of pooled features (B, D), over samples and entries: a scalar; L_FM.
+    """Mean squared difference of pooled features, L_FM.
 
-    Differs: a mean over the D entries, as in the authors' code, where the paper has a squared norm.
+    Args:
+        connected: The student's vectors after the connector, (B, D).
+
+        embedding: The teacher's embeddings, (B, D).
+
+    Returns:
+        A scalar, the mean over samples and entries.
+
+    Raises:
+        InputError: If the shapes differ.
+
+    Differs:
+        The paper has a squared norm. The mean over the D entries is that of the authors' code.
     """
     return mean_squared_error(connected, embedding)
 

@@ -38,7 +38,7 @@ def test_a_step_counts_both_passes_and_the_teachers_one(batch):
 
 
 def test_the_aligner_is_two_thirds_of_semckds_arithmetic():
-    """methods/README.md, SemCKD, at full size: 177.1 and 1092.1 million MACs thrice, 1083.0 once, an image."""
+    """methods/README.md, SemCKD, full size: 177.1 and 1092.1 million MACs thrice, 1083.0 once, an image."""
     method = SemCKD(build("resnet8x4", classes=100), build("resnet32x4", classes=100), 4)
     found = (
         step_operations(method, Batch(torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64))) / 4 / 2

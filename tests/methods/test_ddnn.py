@@ -122,7 +122,7 @@ def test_a_sub_net_of_full_depth_has_nothing_to_learn_from_the_full_net(batch, b
 
 @pytest.mark.parametrize("batch_norm", BATCH_NORM)
 def test_the_ledger_is_a_staircase(batch, batch_norm):
-    """methods/README.md, DDNN + EKD, invariant 2: a sub-net's terms move the blocks inside it and no others."""
+    """methods/README.md, DDNN + EKD, invariant 2: a sub-net's terms move its blocks and no others."""
     method = trained(batch, batch_norm=batch_norm)
     blocks = [f"net.full.stages.{stage}.{block}" for stage in range(3) for block in range(3)]
     norms = ledger(method, *batch, parts=blocks)
@@ -134,7 +134,7 @@ def test_the_ledger_is_a_staircase(batch, batch_norm):
 
 @pytest.mark.parametrize("batch_norm", BATCH_NORM)
 def test_every_parameter_inside_a_sub_net_moves_and_none_outside(batch, batch_norm):
-    """methods/README.md, DDNN + EKD, invariant 2, for each tensor. Batch norms of other depths are outside."""
+    """methods/README.md, DDNN + EKD, invariant 2, for each tensor, with the batch norms of other depths."""
     method = trained(batch, batch_norm=batch_norm).train()
     terms = method.losses(*batch, 0.0)
     for depth in (14, 8):

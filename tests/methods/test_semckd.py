@@ -72,7 +72,7 @@ def test_reference_values():
 
 
 def test_closed_form():
-    """The closed form of methods/README.md, Golden values: three student and three teacher layers of other sizes."""
+    """methods/README.md, Golden values: three student and three teacher layers of other sizes."""
 
     def wave(shape, a, b, scale=1.0):
         return scale * torch.sin(a * torch.arange(math.prod(shape), dtype=torch.float64) + b).reshape(shape)

@@ -1,4 +1,4 @@
-"""ECD: the method, and the links between student and teacher that are its alone."""
+"""ECD: the method, and the links between student and teacher, which no other method has."""
 
 from kdnb.methods.ecd.method import ECD
 

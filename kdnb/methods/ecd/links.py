@@ -1,6 +1,7 @@
 """Two networks of one structure, joined at their convolutions for the length of a pass.
 
-One is watched while it runs, the other is supplied; afterwards nothing is left on either.
+``watched`` records what the convolutions of one network compute. ``supplied`` gives such records to the
+convolutions of the other. Both work by hooks, which are removed when the block ends.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,19 +16,38 @@ from kdnb.networks import Tapped
 
 
 class Use(NamedTuple):
-    """One convolution in one forward pass."""
+    """One convolution in one forward pass.
+
+    Attributes:
+        input: What the convolution read.
+
+        output: A copy of what it returned, with its graph. A later in-place layer cannot change the copy.
+
+        origin: The place of the output itself in the graph, or None if it has no graph.
+    """
 
     input: Tensor
-    output: Tensor  # a copy, with its graph: an in-place layer behind the convolution cannot change it
-    origin: GradientEdge | None  # the output itself as a place in the graph; None without a graph
+    output: Tensor
+    origin: GradientEdge | None
 
 
 @contextmanager
 def watched(net: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Use]]:
-    """Records what the convolutions at ``paths`` read and give while the block runs, in the order they
-    run. What ``net`` computes is not changed.
+    """Records what convolutions read and return while the block runs.
 
-    Raises InputError for one that runs a second time, and, at the end of the block, for one that did not.
+    What the network computes is not changed.
+
+    Args:
+        net: The network.
+
+        paths: The convolutions, as paths of submodules.
+
+    Yields:
+        A dict that is filled during the forward pass: a ``Use`` by path, in the order in which the
+        convolutions run.
+
+    Raises:
+        InputError: If a convolution runs a second time, or, at the end of the block, if one has not run.
     """
     seen: dict[str, Use] = {}
 
@@ -60,8 +80,21 @@ def watched(net: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Use]]:
 def supplied(
     net: nn.Module, paths: Sequence[str], links: dict[str, Tensor], temperature: float
 ) -> Iterator[None]:
-    """While the block runs, each dynamic convolution at ``paths`` gets its link, where it has one, and
-    the temperature of its attention."""
+    """Gives dynamic convolutions their links and the temperature of their attention while the block runs.
+
+    Args:
+        net: The network of dynamic convolutions.
+
+        paths: The convolutions, as paths of submodules.
+
+        links: The tensor (B, C_out, H', W') that a convolution adds to its output, by path. A convolution
+            without an entry has no link.
+
+        temperature: Temperature of the softmax over the experts.
+
+    Yields:
+        Nothing.
+    """
 
     def supply(path: str):
         def hook(module: nn.Module, inputs: tuple, keywords: dict) -> tuple[tuple, dict]:
@@ -80,11 +113,19 @@ def supplied(
 
 
 def last_of_stages(net: nn.Module, seen: dict[str, Use]) -> list[str]:
-    """Of the convolutions that ran, the last one of each stage, by path, from shallow to deep.
+    """The last convolution of each stage, among those that ran.
 
-    The stages are those that ``net`` names, as ours and a ``Tapped`` do, if a convolution ran in each. In
-    any other network a stage ends where the map shrinks for good.
-    A shortcut is not a last one: a convolution that reads what another one has read before it.
+    The stages are those that the network names, if a convolution ran in each of them; the package's own
+    networks and ``Tapped`` name their stages. In any other network a stage ends where the map shrinks for
+    good. A shortcut is not counted: it is a convolution that reads what an earlier convolution has read.
+
+    Args:
+        net: The network.
+
+        seen: What ``watched`` recorded, in the order in which the convolutions ran.
+
+    Returns:
+        Paths from shallow to deep.
     """
     main, read = [], set()
     for path, use in seen.items():
@@ -102,8 +143,16 @@ def last_of_stages(net: nn.Module, seen: dict[str, Use]) -> list[str]:
 
 
 def by_stage(net: nn.Module, paths: Sequence[str]) -> dict[str, list[str]]:
-    """``paths`` sorted into the stages that ``net`` names: "stem" for what comes before the first of
-    them, "stage 1" and so on, "end" for what comes behind. One group, "network", where it names none.
+    """Sorts the paths of convolutions into the stages that a network names.
+
+    Args:
+        net: The network.
+
+        paths: Paths in the order in which the convolutions run.
+
+    Returns:
+        Paths by group: ``"stem"`` before the first stage, ``"stage 1"`` and so on, ``"end"`` behind the last
+        stage. If the network names no stages, there is one group, ``"network"``.
     """
     stages, groups = _stages(net), {}
     if not stages:

@@ -1,12 +1,14 @@
-"""ECD: a teacher grown from the student itself, and joined to it at every convolution.
+"""ECD: a teacher made from the student itself, and joined to it at every convolution.
 
-Source: Li, Wang, Yao, Qian, Zhou and He, Explicit Connection Distillation, OpenReview yOkSW62hqq2.
+Source: Li, Wang, Yao, Qian, Zhou and He, Explicit Connection Distillation, OpenReview yOkSW62hqq2. Equations
+and defaults are in ``kdnb/methods/README.md``, section ECD.
 
-Stated there (its abstract and introduction, which is all we have): the teacher is the student with every
-basic convolution made dynamic; one-way connections lead from each student convolution to the teacher's;
-both are trained together from scratch, so that the teacher's gradient reaches the student layer by layer;
-teacher and connections are dropped afterwards. Ours, for want of formulas and code: the form of the dynamic
-convolution (networks/dynamic.py), connections that add, the two cross entropies, all defaults and options.
+The paper states, in its abstract and introduction, which is all we have, that the teacher is the student with
+every basic convolution made dynamic, that one-way connections lead from each student convolution to the
+teacher's, that both are trained together from scratch, so that the teacher's gradient reaches the student
+layer by layer, and that teacher and connections are removed afterwards. The rest is ours, because neither
+formulas nor code are public: the form of the dynamic convolution (``networks/dynamic.py``), connections that
+add, the two cross entropies, all defaults and all options.
 """
 
 import copy
@@ -23,45 +25,77 @@ from kdnb.methods.ecd.links import Use, last_of_stages, supplied, watched
 from kdnb.networks.dynamic import convolutions, dynamic_copy
 from kdnb.taps import tap
 
-LINKS = ("all", "last", "none")  # besides these: paths
-ANNEALED_FROM = 30.0  # the attention's temperature at the start, of Chen et al., 2020
+LINKS = ("all", "last", "none")  # the words; anything else is paths
+ANNEALED_FROM = 30.0  # the first temperature of the attention, as in Chen et al., Dynamic Convolution
 
 
 class LinkGradient(NamedTuple):
-    """What arrives at the output z_s of a student convolution: (B, C, H, W) each."""
+    """The gradients that arrive at the output z_s of one student convolution, (B, C, H, W) each.
 
-    own: Tensor  # of the teacher's cross entropy, through the link of this convolution
-    total: Tensor  # and through the student's deeper layers and their links
-    label: Tensor  # of the student's own cross entropy
+    Attributes:
+        own: The gradient of the teacher's cross entropy, through the link of this convolution only.
+
+        total: The gradient of the teacher's cross entropy, through this link and through deeper layers of the
+            student and their links.
+
+        label: The gradient of the student's own cross entropy.
+    """
+
+    own: Tensor
+    total: Tensor
+    label: Tensor
 
 
 class ECD(Method):
     """A teacher made of the student's own structure learns with it and adds its gradient at every layer.
 
-    Minimises CE of the student + CE of the teacher; every convolution l of the teacher receives what
-    the student's gives:
+    Every convolution of the teacher receives what the student's convolution returns:
 
         z_s = W * h_s                    the student, unchanged
-        z_t = V(h_t) * h_t + c z_s       V: a dynamic additive convolution
+        z_t = V(h_t) * h_t + c z_s       the teacher; V is a dynamic additive convolution
 
-    student: any network of nn.Conv2d that maps images to logits. The teacher's first weights are drawn
-    from the ambient generator, and independent of the student's.
+    The loss terms are ``student/label``, ``teacher/label``, and ``student/soft`` if ``soft_weight`` is above
+    0. The teacher's first weights are drawn from the ambient random generator and do not depend on the
+    student's. During a pass the networks carry hooks, so only one thread at a time may run it.
 
-    experts: K, kernels of a dynamic convolution beside its static one; with 1 the teacher is static.
-    attention_temperature: of the softmax over them; with ``anneal_epochs`` it falls from 30 to that,
-    linearly, while training (evaluation always has the last).
-    links: "all" convolutions, the "last" of each stage (``links.last_of_stages`` says which that is),
-    "none" (a control), or a tuple of paths, such as ("stem", "stages.0"): the convolutions there and
-    below. detached_links: features arrive, gradients do not return (a control).
-    link_scale: c; with ``learnable_scale`` the start of one c for each convolution.
-    label_weight, teacher_weight: of the two cross entropies. soft_weight, temperature: of an added KD
-    term from the teacher's logits, which get no gradient from it. computation: as in DynamicAdditiveConv.
+    Args:
+        student: Any network of ``nn.Conv2d`` that maps images (B, 3, H, W) to logits (B, K).
 
-    For the length of a pass the networks carry hooks: one thread at a time may run it.
+        experts: K, the kernels that a dynamic convolution mixes, beside its static kernel. With 1 the teacher
+            is static.
 
-    Raises InputError for a student that has no convolutions or cannot be copied in structure
-    (``dynamic.convolutions`` says which), for settings out of range, and in the first pass for a
-    convolution that runs twice or not at all, and for a student that gives more than logits.
+        attention_temperature: Temperature of the softmax over the experts.
+
+        anneal_epochs: Number of epochs in which this temperature falls linearly from 30 to
+            ``attention_temperature``. Evaluation always has the final one.
+
+        links: The convolutions that are linked. ``"all"`` is the paper's. ``"last"`` links the last one of
+            each stage. ``"none"`` is a control. A tuple of paths, such as ``("stem", "stages.0")``, links the
+            convolutions there and below.
+
+        detached_links: If True, features arrive at the teacher and no gradient returns: a control.
+
+        link_scale: c.
+
+        learnable_scale: If True, every convolution has its own learned c, which starts at ``link_scale``.
+
+        label_weight: Weight of the student's cross entropy.
+
+        teacher_weight: Weight of the teacher's cross entropy.
+
+        soft_weight: Weight of a KD term from the teacher's logits, which get no gradient from it.
+
+        temperature: Temperature of that term.
+
+        computation: How the dynamic convolutions are computed, as in ``DynamicAdditiveConv``.
+
+    Raises:
+        InputError: If the student has no convolutions or its structure cannot be copied
+            (``networks.dynamic.convolutions``), or if an option is out of range. In the first pass, if a
+            convolution runs twice or not at all, or if the student returns more than logits.
+
+    Source:
+        Li et al., the abstract; the fact sheet, section ECD.
     """
 
     def __init__(
@@ -129,14 +163,27 @@ class ECD(Method):
         return self.student
 
     def attention_temperature_at(self, epoch: float) -> float:
-        """Of the softmax over the experts, in the fractional ``epoch`` of training."""
+        """The temperature of the softmax over the experts.
+
+        Args:
+            epoch: Fractional epoch of training, counted from 0.
+
+        Returns:
+            The temperature.
+        """
         progress = min(epoch / self.anneal_epochs, 1.0) if self.anneal_epochs else 1.0
         return ANNEALED_FROM + progress * (self.attention_temperature - ANNEALED_FROM)
 
     @torch.no_grad()
     def expert_weights(self, images: Tensor) -> dict[str, Tensor]:
-        """How much each expert counts for each image, in each convolution of the teacher: (B, K) by path,
-        rows sum to 1. In eval mode."""
+        """How much each expert counts for each image, in eval mode.
+
+        Args:
+            images: (B, 3, H, W).
+
+        Returns:
+            Weights (B, K) by path of the teacher's convolution. Each row sums to 1.
+        """
         attentions = {f"{path}.attention": path for path in self.paths}
         with evaluating(self), tap(self.teacher, *attentions) as seen:
             self.outputs(images)
@@ -144,8 +191,19 @@ class ECD(Method):
 
     @torch.enable_grad()
     def link_gradients(self, images: Tensor, labels: Tensor) -> dict[str, LinkGradient]:
-        """What both cross entropies, unweighted, send to each student convolution, by path in the order
-        they run. As in training (train mode, last attention temperature), on a copy of the method."""
+        """The gradients of both unweighted cross entropies at the outputs of the student's convolutions.
+
+        They are computed as in training, with the final attention temperature, on a copy of the method.
+
+        Args:
+            images: (B, 3, H, W).
+
+            labels: (B,).
+
+        Returns:
+            The gradients by path, in the order in which the convolutions run. Convolutions without a graph
+            are left out.
+        """
         method = copy.deepcopy(self).train()
         student, teacher, seen = method._merged(images, self.attention_temperature)
         uses = {path: use for path, use in seen.items() if use.origin is not None}
@@ -161,13 +219,19 @@ class ECD(Method):
 
     @torch.no_grad()
     def logits_before_and_after_removal(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The student's logits (B, K) with the teacher joined to it, and exported: bit for bit the same.
-        In eval mode."""
+        """The student's logits with the teacher joined to it, and after export. They are equal bit for bit.
+
+        Args:
+            images: (B, 3, H, W).
+
+        Returns:
+            Two tensors of logits (B, K), computed in eval mode.
+        """
         with evaluating(self):
             return self.outputs(images)["student"], self.export()(images)
 
     def _merged(self, images: Tensor, temperature: float) -> tuple[Tensor, Tensor, dict[str, Use]]:
-        """Logits (B, K) of the student and of the teacher, and what the student's convolutions gave."""
+        """Returns the logits (B, K) of student and teacher, and what the student's convolutions returned."""
         with watched(self.student, self.paths) as seen:
             student = self.student(images)
         if not isinstance(student, Tensor):
@@ -187,7 +251,7 @@ class ECD(Method):
         return feature if self.link_scale == 1 else self.link_scale * feature
 
     def _linked(self, seen: dict[str, Use]) -> list[str]:
-        """Paths of the convolutions that are linked, of those that ran."""
+        """Returns the paths of the linked convolutions, among those that ran."""
         if self.links == "last":
             return last_of_stages(self.student, seen)
         if self.links in ("all", "none"):
@@ -203,6 +267,6 @@ def _require_paths(links: Sequence[str], paths: Iterable[str]) -> None:
 
 
 def _parents(paths: Iterable[str]) -> dict[str, None]:
-    """Every path and the modules it lies in, from the outside in: "stem", "stem.0"."""
+    """Returns every path and the modules it lies in, from the outside in: "stem", "stem.0"."""
     parts = [path.split(".") for path in paths]
     return {".".join(part[:end]): None for part in parts for end in range(1, len(part) + 1)}

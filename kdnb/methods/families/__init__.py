@@ -1,1 +1,5 @@
-"""What several papers share: one student and one teacher, peers, a leader."""
+"""What several methods share.
+
+``distillation`` is for one student and one frozen teacher, ``online`` for students that teach each other, and
+``leader`` for the fusion module and the leader that learns from it.
+"""

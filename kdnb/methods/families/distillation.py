@@ -1,4 +1,7 @@
-"""Distillation: what every method with one student and one frozen teacher has in common."""
+"""Distillation: what every method with one student and one frozen teacher has in common.
+
+The loss terms on logits are those of ``kdnb/methods/README.md``, section KD.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +13,24 @@ from kdnb.networks import Features, Network
 
 
 class Distillation(Method):
-    """A student that learns from the labels and, where ``soft_weight`` is above 0, from the soft
-    labels of a frozen teacher: the skeleton label_weight CE + soft_weight KD + a paper's own terms.
+    """A student that learns from the labels and, optionally, from the soft labels of a frozen teacher.
 
-    Raises InputError for a temperature that is not above 0, a negative weight, or networks that
-    declare different numbers of classes.
+    A method derives from it and adds its own terms to ``logit_terms``.
+
+    Args:
+        student: A network that maps images (B, 3, H, W) to logits (B, K).
+
+        teacher: A network with the same classes. It is frozen in place.
+
+        label_weight: Weight of the cross entropy.
+
+        soft_weight: Weight of the KD term. With 0 the term is left out.
+
+        temperature: Temperature of the KD term.
+
+    Raises:
+        InputError: If the temperature is not above 0, if a weight is negative, or if the networks declare
+            different numbers of classes.
     """
 
     def __init__(
@@ -40,7 +56,14 @@ class Distillation(Method):
         return cls(parts.student, parts.teacher, **options)
 
     def features(self, images: Tensor) -> tuple[Features, Features]:
-        """The student's and the teacher's, from one pass each; the teacher's have no graph."""
+        """The features of student and teacher, from one pass of each.
+
+        Args:
+            images: (B, 3, H, W).
+
+        Returns:
+            The student's features and the teacher's. The teacher's have no graph.
+        """
         with torch.no_grad():
             teacher = self.teacher.features(images)
         return self.student.features(images), teacher
@@ -48,7 +71,18 @@ class Distillation(Method):
     def logit_terms(
         self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor
     ) -> dict[str, Tensor]:
-        """The weighted terms on logits (B, K); the soft one is left out where its weight is 0."""
+        """The weighted loss terms on logits.
+
+        Args:
+            student_logits: (B, K).
+
+            teacher_logits: (B, K).
+
+            labels: (B,).
+
+        Returns:
+            ``student/label``, and ``student/soft`` if its weight is above 0.
+        """
         terms = {"student/label": self.label_weight * label_loss(student_logits, labels)}
         if self.soft_weight:
             soft = kd_loss(student_logits, teacher_logits, self.temperature)
@@ -63,7 +97,14 @@ class Distillation(Method):
 
 
 def require_stages(**networks: nn.Module) -> None:
-    """Raises InputError for a network, given by its role, that does not show its stages."""
+    """Checks that networks show their stages.
+
+    Args:
+        **networks: Each network under its role, such as ``student``. The role appears in the message.
+
+    Raises:
+        InputError: If one of them is not a ``Network``.
+    """
     for role, net in networks.items():
         if not isinstance(net, Network):
             raise InputError(

@@ -1,7 +1,7 @@
-"""The leader of FFSD, and the fusion module that teaches it; Tab. V adds them to other methods.
+"""The leader of FFSD and the fusion module that teaches it. FFSD's Tab. V adds them to other methods.
 
-Source: Li et al., Distilling a Powerful Student Model via Online Knowledge Distillation (FFSD), 2021,
-section III-B.
+Source: Li et al., Distilling a Powerful Student Model via Online Knowledge Distillation (FFSD), 2021, section
+III-B. Equations and sizes are in ``kdnb/methods/README.md``, section FFSD.
 """
 
 from collections.abc import Sequence
@@ -18,17 +18,35 @@ LEADERS = ("none", "ensemble", "fusion")
 
 
 class LeaderPass(NamedTuple):
-    """What a leader's pass gives besides its loss terms."""
+    """What ``OnlineDistillation.lead`` returns.
+
+    Attributes:
+        terms: The weighted loss terms of the fusion module and of the leader. It is empty without a leader.
+
+        leader: The leader's features, or None without a leader.
+
+        fused: The fused map (B, C, h, w), detached, or None without fusion.
+    """
 
     terms: dict[str, Tensor]
     leader: Features | None
-    fused: Tensor | None  # (B, C, h, w), the fused map; None without fusion
+    fused: Tensor | None  # (B, C, h, w)
 
 
 class Fusion(nn.Module):
-    """Encodes the students' concatenated last maps, and classifies: the teacher of the leader.
+    """The fusion module: it encodes the students' concatenated last maps and classifies them.
 
-    (B, m C, h, w) -> fused map (B, C, h, w), no negatives, and logits (B, K). Source: FFSD, fig. 3.
+    It maps (B, m C, h, w) to the fused map (B, C, h, w), which has no negatives, and to logits (B, K).
+
+    Args:
+        channels: C, the channels of a student's last map.
+
+        students: m, the number of students.
+
+        classes: K.
+
+    Source:
+        FFSD, fig. 3.
     """
 
     def __init__(self, channels: int, students: int, classes: int) -> None:
@@ -42,9 +60,18 @@ class Fusion(nn.Module):
 
 
 def separable(channels_in: int, channels_out: int) -> nn.Sequential:
-    """Depthwise 3 x 3, batch norm, ReLU; pointwise 1 x 1, batch norm, ReLU: the size stays.
+    """A depthwise 3 x 3 and a pointwise 1 x 1 convolution, each with batch norm and ReLU.
 
-    Encoder of the fusion module and, the other way round, decoder of the leader.
+    The height and the width of the map stay. The encoder of the fusion module has this form and, in the other
+    direction, the decoder of the leader.
+
+    Args:
+        channels_in: Channels of the input, kept by the depthwise convolution.
+
+        channels_out: Channels of the output.
+
+    Returns:
+        A module that maps (B, channels_in, h, w) to (B, channels_out, h, w).
     """
     layers = nn.Sequential(
         nn.Conv2d(channels_in, channels_in, 3, padding=1, groups=channels_in, bias=False),
@@ -57,10 +84,29 @@ def separable(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 def merge(students: Sequence[Features]) -> Tensor:
-    """The students' last maps side by side, detached: (B, m C, h, w)."""
+    """The students' last maps side by side, detached.
+
+    Args:
+        students: The features of m students.
+
+    Returns:
+        A map (B, m C, h, w).
+    """
     return torch.cat([student.final.detach() for student in students], dim=1)
 
 
 def attention_distance(maps: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference of unit attention maps (B, C, h, w), whose channels may differ: a scalar."""
+    """Mean squared difference of two unit attention maps.
+
+    Args:
+        maps: (B, C, h, w).
+
+        target: (B, C', h, w). The channels may differ.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        InputError: If the numbers of images or the sizes differ.
+    """
     return normalized_mse(attention_map(maps), attention_map(target))

@@ -1,4 +1,4 @@
-"""FFSD: the method, and the diversity target and self-distillers that are its alone."""
+"""FFSD: the method, and the diversity target and the self-distillers, which no other method has."""
 
 from kdnb.methods.ffsd.method import FFSD
 

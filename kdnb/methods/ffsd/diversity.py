@@ -1,7 +1,8 @@
-"""Where a student should look when its neighbour looks here, and how the last map teaches shallow ones.
+"""Where a student should look if its neighbour looks here, and how the last map teaches the shallow stages.
 
 Source: Li et al., Distilling a Powerful Student Model via Online Knowledge Distillation (FFSD), 2021,
-sections III-B (eqs. 7 to 9) and III-C (eqs. 10 to 13); numbers as in the authors' code.
+sections III-B (eqs. 7 to 9) and III-C (eqs. 10 to 13). Numbers are those of the authors' code:
+``kdnb/methods/README.md``, section FFSD.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,10 +19,16 @@ from kdnb.networks import Features, Network
 
 
 class Diversity(NamedTuple):
-    """What a neighbour's last map (B, C, H, W) asks of a student.
+    """What the last map (B, C, H, W) of a neighbour asks of a student.
 
-    attention: the neighbour's, of unit norm. task: where it exceeds the threshold. target: what the
-    student's unit attention is compared with. features: the neighbour's map, moved by the same shift.
+    Attributes:
+        attention: The neighbour's attention map, of unit norm.
+
+        task: The positions where that attention exceeds the threshold.
+
+        target: What the student's unit attention map is compared with.
+
+        features: The neighbour's map after the same shift, the target of self-distillation.
     """
 
     attention: Tensor  # (B, H, W)
@@ -31,15 +38,32 @@ class Diversity(NamedTuple):
 
 
 def diversity_of(maps: Tensor, *, threshold: float = 1 / 3, consistent: bool = False) -> Diversity:
-    """The diversity target (eq. 8) of a neighbour's last maps (B, C, H, W).
+    """The diversity target of a neighbour's last maps.
 
-    Of H W positions the floor(threshold H W) of lowest attention are background and keep it, but for
-    the last of them, which gets r / 2; at the others strong attention turns weak: a becomes r - a,
-    where r is the norm of the attention before it was normalised. consistent (ours): everything
-    is in units of attention, and the target is normalised at the end.
+    Let a be the neighbour's unit attention map, and r the norm of its attention before normalisation. The
+    floor(threshold H W) positions of lowest attention are background. They keep a, except for the position at
+    the threshold, which gets r / 2. At all other positions a becomes r - a, so strong attention turns weak.
 
-    Raises InputError where no position would be background.
-    Differs: as in the code, a has norm 1 but r has not, so that task positions aim at r - a, near r.
+    Args:
+        maps: The neighbour's last maps (B, C, H, W).
+
+        threshold: Share of positions that are background, between 0 and 1.
+
+        consistent: If True, everything is measured in units of attention, and the target is normalised at the
+            end. This variant is ours.
+
+    Returns:
+        The target and what belongs to it.
+
+    Raises:
+        InputError: If no position would be background.
+
+    Source:
+        FFSD, eq. 8.
+
+    Differs:
+        As in the authors' code, a has norm 1 but r has not, so the target of the other positions is close to
+        r. ``consistent=True`` removes this mixture.
     """
     count = int(threshold * maps[0, 0].numel())
     if count < 1:
@@ -62,18 +86,43 @@ def diversity_of(maps: Tensor, *, threshold: float = 1 / 3, consistent: bool = F
 
 
 def diversity_loss(maps: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference of the unit attention of ``maps`` (B, C, H, W) and ``target`` (B, H, W):
-    a scalar. Source: eq. 9."""
+    """Mean squared difference between a student's unit attention map and the diversity target.
+
+    Args:
+        maps: The student's last maps (B, C, H, W).
+
+        target: ``Diversity.target``, (B, H, W).
+
+    Returns:
+        A scalar.
+
+    Raises:
+        InputError: If the shapes do not fit.
+
+    Source:
+        FFSD, eq. 9.
+    """
     return mean_squared_error(unit_vectors(attention_map(maps)), target.flatten(1))
 
 
 class SelfDistiller(nn.Module):
-    """Carries the last map back to the shallower stages: (B, C, h, w) -> the maps of the others.
+    """A chain of blocks that turns the last map into the maps of the shallower stages.
 
-    A block a stage: transposed convolution, batch norm, ReLU. Source: FFSD, fig. 4.
+    Each block is a transposed 3 x 3 convolution, batch norm and ReLU. It leads from one stage to the one
+    before it.
 
-    Raises InputError where a stage is neither as large as the one behind it nor twice as large.
-    Differs: stages of equal size (the last two of VGG) have a block of stride 1.
+    Args:
+        network: The network whose stages give the shapes.
+
+    Raises:
+        InputError: If a stage is neither as large as the next one nor twice as large.
+
+    Source:
+        FFSD, fig. 4.
+
+    Differs:
+        A block between stages of equal size, such as the last two of VGG, has stride 1. The authors' code has
+        no such network.
     """
 
     def __init__(self, network: Network) -> None:
@@ -92,7 +141,7 @@ class SelfDistiller(nn.Module):
         self.blocks = nn.ModuleList(_upward(*side) for side in sides)
 
     def forward(self, last: Tensor) -> tuple[Tensor, ...]:
-        """From shallow to deep, without the last."""
+        """Maps the last map (B, C, h, w) to those of all shallower stages, from shallow to deep."""
         maps = [last]
         for block in self.blocks:
             maps.append(block(maps[-1]))
@@ -108,19 +157,49 @@ def _upward(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
 
 
 def carried_back(distiller: SelfDistiller, last: Tensor) -> tuple[Tensor, ...]:
-    """What the shallow stages should look like for ``last``: in eval mode, without a graph."""
+    """The maps that the shallow stages should have, given a last map.
+
+    Args:
+        distiller: The self-distiller. It runs in eval mode.
+
+        last: A last map (B, C, h, w).
+
+    Returns:
+        The maps of the shallower stages, from shallow to deep, without a graph.
+    """
     with torch.no_grad(), evaluating(distiller):
         return distiller(last)
 
 
 def stages(features: Features) -> tuple[Tensor, ...]:
-    """The maps that FFSD looks at: the last one is what is averaged to the embedding, so that a
-    pre-activation network shows it after its last batch norm and ReLU."""
+    """The maps that FFSD compares, from shallow to deep.
+
+    Args:
+        features: A learner's features.
+
+    Returns:
+        The stage maps, where the last one is the map that is averaged to the embedding. In a pre-activation
+        network that is the map after the final batch norm and ReLU.
+    """
     return (*features.maps[:-1], features.final)
 
 
 def summed(
     distance: Callable[[Tensor, Tensor], Tensor], ours: Iterable[Tensor], theirs: Iterable[Tensor]
 ) -> Tensor:
-    """``distance`` of each pair, added up."""
+    """The sum of a distance over pairs.
+
+    Args:
+        distance: A function of two tensors that returns a scalar.
+
+        ours: The first tensor of each pair.
+
+        theirs: The second tensor of each pair.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: If there are different numbers of tensors.
+    """
     return torch.stack([distance(own, other) for own, other in zip(ours, theirs, strict=True)]).sum()

@@ -1,8 +1,10 @@
-"""FFSD: students that look elsewhere than their neighbours, fused for a leader, the one that is kept.
+"""FFSD: students that look elsewhere than their neighbours, and a leader that learns from their fused
+features.
 
-Source: Li et al., Distilling a Powerful Student Model via Online Knowledge Distillation, 2021; numbers
-as in the authors' code (methods.md, section 2). Fusion and leader are in ``methods/families/leader.py``,
-the diversity target and the self-distillers in ``methods/ffsd/diversity.py``.
+Source: Li et al., Distilling a Powerful Student Model via Online Knowledge Distillation, 2021. Numbers are
+those of the authors' code. Equations, defaults and reported numbers are in ``kdnb/methods/README.md``,
+section FFSD. Fusion and leader are in ``families/leader.py`` and ``families/online.py``, the diversity target
+and the self-distillers in ``ffsd/diversity.py``.
 """
 
 from collections.abc import Callable
@@ -35,22 +37,58 @@ SELF_DISTILLATIONS = ("both", "students", "leader", "none")
 class FFSD(OnlineDistillation):
     """Mutual learning, diversity along the chain of students, fusion, self-distillation, a leader.
 
-    network: makes the network of a learner from its number; 0 is the leader, 1 to ``students`` learn
-    in common. Student 1 learns as in mutual learning; each other is told to look elsewhere than the
-    one before it. A self-distiller carries a learner's last map back to its shallower stages.
+    Student 1 learns as in mutual learning. Every other student is also told to look elsewhere than the one
+    before it. A self-distiller turns a learner's last map into targets for its shallower stages. The leader
+    learns from the students' fused features, and it is the network that ``export`` returns.
 
-    diversity: "shift" is eqs. 8 and 9 as the authors compute them; "consistent" is ours and compares
-    unit maps with unit maps; "l2" is eq. 6, minus the distance, of all stages, or of the last one where
-    self-distillation cares for the others; "none". self_distillation: whose shallow stages learn:
-    "both", the "students" (but the first), the "leader" or "none". leader: see OnlineDistillation.
-    diversity_weight: of diversity and the students' self-distillation; fusion_weight: of the leader's
-    feature terms; distiller_weight: of training the self-distillers. All three are ramped up over
-    ``ramp_epochs``. threshold: share of positions whose attention stays, those of lowest attention.
+    The loss terms are ``studentN/label`` and ``studentN/mutual``, from the second student on
+    ``studentN/diversity`` and ``studentN/self``, then ``fusion/label``, ``fusion/soft``, ``leader/label``,
+    ``leader/soft``, ``leader/fusion``, ``leader/decoder``, ``leader/self``, and two terms for every
+    self-distiller.
 
-    Raises InputError as OnlineDistillation does, for an unknown word, for a network whose stages do not
-    halve, and in training for last maps of fewer than 3 positions.
-    Differs: weights, ramp and eq. 8's mixture of unit and raw norms are the code's; self-distilling
-    "l2" is our reading of Tab. VI: shallow maps keep away from the neighbour's, carried back.
+    Args:
+        network: Factory: ``network(i)`` builds learner i. Learner 0 is the leader, which is exported.
+            Learners 1 to ``students`` are the students.
+
+        students: Number of students, from 2 to 6.
+
+        leader: ``"fusion"`` is the paper's. ``"ensemble"`` has no fusion module, and the leader learns from
+            the students' mean logits. ``"none"`` has no leader.
+
+        diversity: How neighbours are kept apart. ``"shift"`` is eqs. 8 and 9 as the authors compute them.
+            ``"consistent"`` is ours and compares unit maps with unit maps. ``"l2"`` is eq. 6: minus the
+            distance of the attention maps, over all stages, or over the last one if self-distillation cares
+            for the others. ``"none"`` has no diversity.
+
+        self_distillation: Whose shallow stages learn: ``"both"``, ``"students"`` (all but the first),
+            ``"leader"`` or ``"none"``.
+
+        temperature: Temperature of all soft terms.
+
+        diversity_weight: Weight of diversity and of the students' self-distillation.
+
+        fusion_weight: Weight of the leader's terms on features.
+
+        distiller_weight: Weight of the losses that train the self-distillers.
+
+        distiller_lr: Learning rate of Adam, which trains the self-distillers.
+
+        threshold: Share of positions, those of lowest attention, that keep their attention.
+
+        ramp_epochs: Number of epochs in which the three weights rise to their full value.
+
+    Raises:
+        InputError: As ``OnlineDistillation``, if a word is unknown, if the threshold is not between 0 and 1,
+            or if the stages of the network do not halve. In training, if the last maps have fewer than 3
+            positions.
+
+    Source:
+        Li et al., 2021, eqs. 2 to 14.
+
+    Differs:
+        The weights, the ramp, and the mixture of unit and raw norms in eq. 8 are those of the authors' code.
+        Self-distillation with ``"l2"`` is our reading of Tab. VI: shallow maps keep away from what the
+        self-distiller makes of the neighbour's last map.
     """
 
     def __init__(
@@ -104,7 +142,10 @@ class FFSD(OnlineDistillation):
     def _diversity_terms(
         self, index: int, neighbour: Features, student: Features, ramp: float
     ) -> dict[str, Tensor]:
-        """Eqs. 9 and 11 for one student, by its place in the chain, and eq. 10 for its self-distiller."""
+        """Returns the terms of one student, eqs. 9 and 11, and those of its self-distiller, eq. 10.
+
+        ``index`` is the student's place in the chain, counted from 0.
+        """
         weight, name = ramp * self.diversity_weight, f"student{index + 1}"
         if self.diversity == "l2":
             weight, aim = -weight, neighbour.final.detach()
@@ -124,7 +165,10 @@ class FFSD(OnlineDistillation):
     def _distiller_terms(
         self, name: str, distiller: SelfDistiller, learner: Features, ramp: float
     ) -> dict[str, Tensor]:
-        """Eq. 10: from a learner's last map its distiller learns to make the shallow ones."""
+        """Returns the terms of one self-distiller, eq. 10.
+
+        From a learner's last map, detached, the self-distiller learns to make the learner's shallower maps.
+        """
         *shallow, last = (map.detach() for map in stages(learner))
         made, weight = distiller(last), ramp * self.distiller_weight
         return {
@@ -137,17 +181,31 @@ class FFSD(OnlineDistillation):
         return diversity_of(neighbour.final.detach(), threshold=self.threshold, consistent=consistent)
 
     def optimizers(self, lr: float) -> list[Optimizer]:
-        """SGD for the networks and the fusion module, Adam for the self-distillers."""
+        """SGD for the networks and the fusion module, and Adam for the self-distillers.
+
+        Args:
+            lr: Learning rate of SGD. Adam has ``distiller_lr``.
+
+        Returns:
+            One or two optimizers.
+        """
         apart = [*self.distillers] + ([self.leader_distiller] if self.leader_distiller else [])
         learning = [parameter for module in apart for parameter in module.parameters()]
         adam = [Adam(learning, self.distiller_lr, weight_decay=self.weight_decay)] if learning else []
         return [self.sgd(lr, apart=apart), *adam]
 
     def costs(self, *, size: int = 32) -> dict[str, Cost]:
-        """What one of each component costs for an image of ``size`` pixels a side: Tab. VII's arithmetic.
+        """What one of each component costs for one image, the arithmetic of Tab. VII.
 
-        In training there are ``students`` + 1 networks, and a self-distiller of every learner but the
-        first runs twice, to learn and to teach. What is kept costs one network.
+        Training needs ``students`` + 1 networks. A self-distiller exists for every learner but the first
+        student, and it runs twice: it learns, and it teaches. The exported network costs one network.
+
+        Args:
+            size: Height and width of the image in pixels.
+
+        Returns:
+            The parameters and multiply-accumulates of ``"network"`` and, if they exist, of ``"fusion"``,
+            ``"decoder"`` and ``"self-distiller"``.
         """
         net, positions = self.students[0], size // self.students[0].reductions[-1]
         width = net.head.in_features
@@ -162,11 +220,28 @@ class FFSD(OnlineDistillation):
         return costs
 
     def attention(self, images: Tensor) -> dict[str, tuple[Tensor, ...]]:
-        """Attention maps (B, h, w) of every stage, from shallow to deep, by learner."""
+        """The attention maps of every learner, in eval mode.
+
+        Args:
+            images: (B, 3, H, W).
+
+        Returns:
+            For every learner a map (B, h, w) for each stage, from shallow to deep.
+        """
         return {name: tuple(map(attention_map, stages(seen))) for name, seen in self._look(images).items()}
 
     def wanted(self, images: Tensor) -> dict[str, Diversity]:
-        """What each student but the first is asked for. Raises InputError without a diversity target."""
+        """The diversity target of each student but the first, in eval mode.
+
+        Args:
+            images: (B, 3, H, W).
+
+        Returns:
+            The target by the student's name.
+
+        Raises:
+            InputError: If ``diversity`` is ``"l2"`` or ``"none"``, which have no target.
+        """
         if self.diversity not in ("shift", "consistent"):
             raise InputError(f"There is no diversity target with diversity={self.diversity!r}.")
         looks = self._look(images)
@@ -174,8 +249,15 @@ class FFSD(OnlineDistillation):
         return {student: self._wanted(looks[neighbour]) for neighbour, student in pairs}
 
     def shift(self, images: Tensor) -> dict[str, tuple[Tensor, ...]]:
-        """Unit attention of each student but the first minus its neighbour's, (B, h, w) a stage: where
-        it looks more (above 0) and less than the one before it."""
+        """How the attention of each student but the first differs from its neighbour's, in eval mode.
+
+        Args:
+            images: (B, 3, H, W).
+
+        Returns:
+            By the student's name, for each stage, its unit attention map minus that of the student before it,
+            (B, h, w). Values above 0 mark positions where it looks more.
+        """
         units = {
             name: tuple(unit_vectors(map).view_as(map) for map in maps)
             for name, maps in self.attention(images).items()
@@ -186,8 +268,17 @@ class FFSD(OnlineDistillation):
         }
 
     def self_distilled(self, images: Tensor) -> dict[str, tuple[Tensor, ...]]:
-        """The shallow maps that self-distillation aims at, by learner: what its distiller makes of the
-        neighbour's shifted map, or of the fused one."""
+        """The maps that self-distillation gives the shallow stages as targets, in eval mode.
+
+        A student's self-distiller makes them of the neighbour's shifted map, the leader's of the fused map.
+
+        Args:
+            images: (B, 3, H, W).
+
+        Returns:
+            By the learner's name, a map for each stage but the last, from shallow to deep. Learners without a
+            self-distiller are left out.
+        """
         looks, aims = self._look(images), {}
         chain = pairwise(self.group) if self.distillers else ()
         for (neighbour, student), distiller in zip(chain, self.distillers, strict=True):
@@ -201,7 +292,7 @@ class FFSD(OnlineDistillation):
         return aims
 
     def _look(self, images: Tensor) -> dict[str, Features]:
-        """Every learner's features in eval mode, without a graph and without a trace."""
+        """Returns the features of every learner, in eval mode, without a graph."""
         with torch.no_grad(), evaluating(self):
             looks = dict(zip(self.group, self.features(images), strict=True))
             return looks | ({} if self.leadership == "none" else {"leader": self.leader.features(images)})
