@@ -67,7 +67,7 @@ class AttentionTransfer(Distillation):
         )
         require_stages(student=student, teacher=teacher)
         require_weights(attention_weight=attention_weight)
-        self.pairs = _paired(student, teacher, require_choice("pairs", pairs, PAIRS))
+        self.pairs = _stage_pairs(student, teacher, require_choice("pairs", pairs, PAIRS))
         self.attention_weight = attention_weight
 
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
@@ -121,7 +121,7 @@ def attention_transfer_loss(student_maps: Sequence[Tensor], teacher_maps: Sequen
     return sum(distances)
 
 
-def _paired(student: Network, teacher: Network, how: str) -> list[tuple[int, int]]:
+def _stage_pairs(student: Network, teacher: Network, how: str) -> list[tuple[int, int]]:
     """Returns the pairs (student stage, teacher stage) to compare, counted from 0."""
     if how == "size":
         found = [

@@ -116,9 +116,9 @@ class Exit(nn.Module):
         super().__init__()
         narrow = max(1, channels // 4)
         self.bottleneck = nn.Sequential(
-            *_activated(nn.Conv2d(channels, narrow, 1, bias=False)),
-            *_activated(nn.Conv2d(narrow, narrow, reduction, stride=reduction, bias=False)),
-            *_activated(nn.Conv2d(narrow, width, 1, bias=False)),
+            *_conv_bn_relu(nn.Conv2d(channels, narrow, 1, bias=False)),
+            *_conv_bn_relu(nn.Conv2d(narrow, narrow, reduction, stride=reduction, bias=False)),
+            *_conv_bn_relu(nn.Conv2d(narrow, width, 1, bias=False)),
         )
         self.head = nn.Linear(width, classes)
 
@@ -152,5 +152,5 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     return a.shape[1] * mean_squared_error(a, b)
 
 
-def _activated(convolution: nn.Conv2d) -> tuple[nn.Module, ...]:
+def _conv_bn_relu(convolution: nn.Conv2d) -> tuple[nn.Module, ...]:
     return convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU()

@@ -15,7 +15,7 @@ from kdnb.errors import InputError
 from kdnb.networks import Tapped
 
 
-class Use(NamedTuple):
+class ConvolutionRecord(NamedTuple):
     """One convolution in one forward pass.
 
     Attributes:
@@ -32,7 +32,7 @@ class Use(NamedTuple):
 
 
 @contextmanager
-def watched(net: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Use]]:
+def watched(net: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, ConvolutionRecord]]:
     """Records what convolutions read and return while the block runs.
 
     What the network computes is not changed.
@@ -43,13 +43,13 @@ def watched(net: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Use]]:
         paths: The convolutions, as paths of submodules.
 
     Yields:
-        A dict that is filled during the forward pass: a ``Use`` by path, in the order in which the
-        convolutions run.
+        A dict that is filled during the forward pass: a ``ConvolutionRecord`` by path, in the order in which
+        the convolutions run.
 
     Raises:
         InputError: If a convolution runs a second time, or, at the end of the block, if one has not run.
     """
-    seen: dict[str, Use] = {}
+    seen: dict[str, ConvolutionRecord] = {}
 
     def watch(path: str):
         def hook(module: nn.Module, inputs: tuple, keywords: dict, output: Tensor) -> None:
@@ -59,7 +59,7 @@ def watched(net: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Use]]:
                     "once. Give every use a convolution of its own."
                 )
             origin = get_gradient_edge(output) if output.requires_grad else None
-            seen[path] = Use(inputs[0] if inputs else keywords["input"], output.clone(), origin)
+            seen[path] = ConvolutionRecord(inputs[0] if inputs else keywords["input"], output.clone(), origin)
 
         return hook
 
@@ -112,7 +112,7 @@ def supplied(
             handle.remove()
 
 
-def last_of_stages(net: nn.Module, seen: dict[str, Use]) -> list[str]:
+def last_of_stages(net: nn.Module, seen: dict[str, ConvolutionRecord]) -> list[str]:
     """The last convolution of each stage, among those that ran.
 
     The stages are those that the network names, if a convolution ran in each of them; the package's own

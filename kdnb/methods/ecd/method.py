@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from kdnb.errors import InputError, require_choice
 from kdnb.functional import kd_loss, label_loss, positive_temperature, require_weights
 from kdnb.method import Method, evaluating
-from kdnb.methods.ecd.links import Use, last_of_stages, supplied, watched
+from kdnb.methods.ecd.links import ConvolutionRecord, last_of_stages, supplied, watched
 from kdnb.networks.dynamic import convolutions, dynamic_copy
 from kdnb.taps import tap
 
@@ -230,7 +230,9 @@ class ECD(Method):
         with evaluating(self):
             return self.outputs(images)["student"], self.export()(images)
 
-    def _merged(self, images: Tensor, temperature: float) -> tuple[Tensor, Tensor, dict[str, Use]]:
+    def _merged(
+        self, images: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor, dict[str, ConvolutionRecord]]:
         """Returns the logits (B, K) of student and teacher, and what the student's convolutions returned."""
         with watched(self.student, self.paths) as seen:
             student = self.student(images)
@@ -250,7 +252,7 @@ class ECD(Method):
             return self.link_scale[self.paths.index(path)] * feature
         return feature if self.link_scale == 1 else self.link_scale * feature
 
-    def _linked(self, seen: dict[str, Use]) -> list[str]:
+    def _linked(self, seen: dict[str, ConvolutionRecord]) -> list[str]:
         """Returns the paths of the linked convolutions, among those that ran."""
         if self.links == "last":
             return last_of_stages(self.student, seen)

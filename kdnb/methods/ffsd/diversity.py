@@ -138,7 +138,7 @@ class SelfDistiller(nn.Module):
                     "self_distillation='none'."
                 )
         sides = zip(channels[:0:-1], channels[-2::-1], reversed(strides), strict=True)
-        self.blocks = nn.ModuleList(_upward(*side) for side in sides)
+        self.blocks = nn.ModuleList(_upsampling_block(*side) for side in sides)
 
     def forward(self, last: Tensor) -> tuple[Tensor, ...]:
         """Maps the last map (B, C, h, w) to those of all shallower stages, from shallow to deep."""
@@ -148,7 +148,7 @@ class SelfDistiller(nn.Module):
         return tuple(maps[:0:-1])
 
 
-def _upward(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
+def _upsampling_block(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
         nn.ConvTranspose2d(channels_in, channels_out, 3, stride, 1, stride - 1, bias=False),
         nn.BatchNorm2d(channels_out),

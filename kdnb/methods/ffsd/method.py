@@ -152,8 +152,8 @@ class FFSD(OnlineDistillation):
             own, other = stages(student), [map.detach() for map in stages(neighbour)]
             loss = summed(attention_distance, *((own[-1:], [aim]) if self.distillers else (own, other)))
         else:
-            wanted = self._wanted(neighbour)
-            aim, loss = wanted.features, diversity_loss(student.final, wanted.target)
+            target = self._diversity_target(neighbour)
+            aim, loss = target.features, diversity_loss(student.final, target.target)
         terms = {f"{name}/diversity": weight * loss}
         if self.distillers:
             distiller = self.distillers[index - 1]
@@ -176,7 +176,7 @@ class FFSD(OnlineDistillation):
             f"{name}/attention": weight * summed(attention_distance, made, shallow),
         }
 
-    def _wanted(self, neighbour: Features) -> Diversity:
+    def _diversity_target(self, neighbour: Features) -> Diversity:
         consistent = self.diversity == "consistent"
         return diversity_of(neighbour.final.detach(), threshold=self.threshold, consistent=consistent)
 
@@ -228,9 +228,12 @@ class FFSD(OnlineDistillation):
         Returns:
             For every learner a map (B, h, w) for each stage, from shallow to deep.
         """
-        return {name: tuple(map(attention_map, stages(seen))) for name, seen in self._look(images).items()}
+        return {
+            name: tuple(map(attention_map, stages(seen)))
+            for name, seen in self._evaluated_features(images).items()
+        }
 
-    def wanted(self, images: Tensor) -> dict[str, Diversity]:
+    def diversity_targets(self, images: Tensor) -> dict[str, Diversity]:
         """The diversity target of each student but the first, in eval mode.
 
         Args:
@@ -244,9 +247,9 @@ class FFSD(OnlineDistillation):
         """
         if self.diversity not in ("shift", "consistent"):
             raise InputError(f"There is no diversity target with diversity={self.diversity!r}.")
-        looks = self._look(images)
+        looks = self._evaluated_features(images)
         pairs = pairwise(self.group)
-        return {student: self._wanted(looks[neighbour]) for neighbour, student in pairs}
+        return {student: self._diversity_target(looks[neighbour]) for neighbour, student in pairs}
 
     def shift(self, images: Tensor) -> dict[str, tuple[Tensor, ...]]:
         """How the attention of each student but the first differs from its neighbour's, in eval mode.
@@ -279,11 +282,11 @@ class FFSD(OnlineDistillation):
             By the learner's name, a map for each stage but the last, from shallow to deep. Learners without a
             self-distiller are left out.
         """
-        looks, aims = self._look(images), {}
+        looks, aims = self._evaluated_features(images), {}
         chain = pairwise(self.group) if self.distillers else ()
         for (neighbour, student), distiller in zip(chain, self.distillers, strict=True):
             seen = looks[neighbour]
-            aim = seen.final if self.diversity == "l2" else self._wanted(seen).features
+            aim = seen.final if self.diversity == "l2" else self._diversity_target(seen).features
             aims[student] = carried_back(distiller, aim)
         if self.leader_distiller is not None:
             with torch.no_grad(), evaluating(self):
@@ -291,7 +294,7 @@ class FFSD(OnlineDistillation):
             aims["leader"] = carried_back(self.leader_distiller, fused)
         return aims
 
-    def _look(self, images: Tensor) -> dict[str, Features]:
+    def _evaluated_features(self, images: Tensor) -> dict[str, Features]:
         """Returns the features of every learner, in eval mode, without a graph."""
         with torch.no_grad(), evaluating(self):
             looks = dict(zip(self.group, self.features(images), strict=True))

@@ -279,7 +279,7 @@ def test_training_moves_everything_and_repeats_to_the_bit(batch):
 def test_a_look_leaves_no_trace(batch):
     method = FFSD(network, students=3).train()
     before = copy.deepcopy(method.state_dict())
-    attention, wanted = method.attention(batch[0]), method.wanted(batch[0])
+    attention, wanted = method.attention(batch[0]), method.diversity_targets(batch[0])
     shift, carried = method.shift(batch[0]), method.self_distilled(batch[0])
     assert list(attention) == ["student1", "student2", "student3", "leader"]
     assert [map.shape for map in attention["leader"]] == [(8, 16, 16), (8, 8, 8), (8, 4, 4)]
