@@ -1,7 +1,8 @@
 """CRD: student and teacher agree about one image and disagree about all others.
 
-Source: Tian, Krishnan and Isola, Contrastive Representation Distillation, ICLR 2020; defaults as in the
-authors' benchmark (kdnb/methods/README.md, section CRD).
+Source: Tian, Krishnan and Isola, Contrastive Representation Distillation, ICLR 2020. Defaults are those of
+the authors' benchmark. Equations, defaults and reported numbers are in ``kdnb/methods/README.md``, section
+CRD.
 """
 
 import torch
@@ -22,45 +23,51 @@ NEGATIVES = 16384
 class CRD(Distillation):
     """The student's vector of an image should be near the teacher's of the same image, far from others'.
 
-    Minimises label_weight CE + soft_weight KD + contrast_weight times ``contrastive_loss``, once with the
-    student's vectors against a memory of the teacher's, once the other way round. A linear layer brings
-    the embedding of each network to ``width`` numbers, of unit norm. Both layers learn.
+    A linear layer brings the embedding of each network to a unit vector of ``width`` entries. Both layers
+    learn. Two memories keep one vector of every training image, one for each network. The loss terms are
+    ``student/label``, ``student/soft`` if ``soft_weight`` is above 0, and ``student/contrast``, which is
+    ``contrastive_loss`` of the student's vectors against the teacher's memory plus that of the teacher's
+    vectors against the student's memory.
 
     Args:
-        student: The network that is trained.
+        student: A network that shows its stages.
 
-        teacher: It is frozen in place.
+        teacher: A network that shows its stages, with the same classes. It is frozen in place.
 
-        labels: Classes of all images that are trained on (N,), int64.
+        labels: The classes of all images that are trained on (N,), int64.
 
         indices: ``Batch.indices`` of these images (N,), int64. None numbers them from 0.
 
-        width: Numbers in a vector.
+        width: Number of entries in a vector.
 
-        negatives: Images of other classes that each image is compared with. None is 16384, or where the
-            data have fewer, all that there are for every class.
+        negatives: Number of images of other classes that each image is compared with. None means 16384, or
+            all that every class has if the data have fewer.
 
-        contrast_temperature: Divides the inner products, whose exponentials are compared.
+        contrast_temperature: Temperature by which the inner products are divided.
 
         bank_momentum: Share of the old row when a memory is updated.
 
-        contrast_weight: Of the contrastive loss.
+        contrast_weight: Weight of the contrastive term.
 
-        label_weight: Of the cross entropy.
+        label_weight: Weight of the cross entropy.
 
-        soft_weight: Of the KD term.
+        soft_weight: Weight of the KD term.
 
-        temperature: Of the KD term.
+        temperature: Temperature of the KD term.
 
     Raises:
-        InputError: For networks that do not show their stages, options out of range, fewer than two
-            classes, or more negatives than there are images of other classes.
+        InputError: If a network does not show its stages, if an option is out of range, if there are fewer
+            than two classes, or if there are fewer images of other classes than negatives.
+
+    Source:
+        Tian et al., 2020, eqs. 7 to 10 and 17 to 19.
 
     Differs:
-        The authors draw an image's negatives on the host. Here they are drawn on the device: every image
+        The authors draw the negatives of an image on the host. Here they are drawn on the device: every image
         takes a window, at a random place, of one random order of all images, and leaves out its own class.
-        Each set is uniform and without repetition, as theirs; two images of a batch may share some. The
-        scores are one product with the memory and a gather, which equals gathering the rows first.
+        Each set is uniform and without repetition, as theirs, but two images of a batch may share some
+        negatives. The scores are one product with the whole memory and a gather, which equals gathering the
+        rows first.
     """
 
     def __init__(
@@ -106,15 +113,18 @@ class CRD(Distillation):
         return cls(parts.student, parts.teacher, parts.labels, parts.indices, **options)
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """The loss terms. In train mode the memories take in the batch afterwards.
+        """Returns the loss terms. In train mode the memories take in the batch afterwards.
 
         Args:
-            batch: Its ``indices`` say which images these are.
+            batch: The images (B, 3, H, W), their labels (B,) and their ``indices`` (B,).
 
-            epoch: Not used.
+            epoch: Fractional epoch. It is not used.
+
+        Returns:
+            The weighted terms, scalars by name.
 
         Raises:
-            InputError: For a batch without indices, or of images that the memories were not built for.
+            InputError: If the batch has no indices, or if the memories were not built for its images.
         """
         if batch.indices is None:
             raise InputError(
@@ -136,26 +146,30 @@ class CRD(Distillation):
         return terms | {"student/contrast": self.contrast_weight * contrast}
 
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
-        """Images and labels are not enough.
+        """Refuses, because images and labels are not enough for CRD.
 
         Raises:
-            InputError: Always; it says what to call instead.
+            InputError: Always. The message says what to call instead.
         """
         return self.forward(Batch(images, labels), epoch)
 
     def contrast(self, student: Tensor, teacher: Tensor, rows: Tensor, negatives: Tensor) -> Tensor:
-        """Student against the teacher's memory and teacher against the student's: a scalar.
+        """The contrastive loss of the student against the teacher's memory plus that of the teacher against
+        the student's.
 
-        The first batch fixes the two constants that make exponentials to probabilities.
+        The first batch fixes the two constants that turn exponentials into probabilities.
 
         Args:
-            student: Unit vectors (B, D).
+            student: The student's unit vectors (B, D).
 
-            teacher: Unit vectors (B, D).
+            teacher: The teacher's unit vectors (B, D).
 
-            rows: Rows of the images in the memories (B,).
+            rows: The rows of the images in the memories (B,).
 
-            negatives: Rows of other images (B, K).
+            negatives: The rows of the other images (B, K).
+
+        Returns:
+            A scalar.
         """
         compared = torch.cat((rows[:, None], negatives), 1)  # (B, 1 + K), the image itself first
         scores = torch.stack(
@@ -172,10 +186,13 @@ class CRD(Distillation):
         return sum(contrastive_loss(found / self.constants[:, None, None].clone(), count))
 
     def draw_negatives(self, rows: Tensor) -> Tensor:
-        """Rows (B, K) of images of other classes, no image twice in a row of the result.
+        """Draws images of other classes. No image occurs twice in a row of the result.
 
         Args:
-            rows: Rows of the images themselves (B,).
+            rows: The rows of the images themselves (B,).
+
+        Returns:
+            Rows (B, K), int64.
         """
         labels, count, device = self.numbers.labels, len(self.numbers.labels), rows.device
         length = min(self.negatives + self.longest_class, count)  # enough to leave one class out
@@ -190,9 +207,9 @@ class CRD(Distillation):
 
 
 def bank_scores(vectors: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
-    """Inner products of every vector with its own rows of a memory: (B, R).
+    """Inner products of every vector with its own choice of rows of a memory.
 
-    One product with the whole memory, B N D operations, and a gather of B R numbers take the place of a
+    One product with the whole memory, which takes B N D operations, and a gather of B R numbers replace a
     gather of B R D numbers. The memory may change before the backward pass.
 
     Args:
@@ -201,20 +218,26 @@ def bank_scores(vectors: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
         bank: (N, D).
 
         rows: (B, R), int64.
+
+    Returns:
+        Scores (B, R).
     """
     return (vectors @ bank.clone().T).gather(1, rows)
 
 
 def contrastive_loss(likelihoods: Tensor, count: int) -> Tensor:
-    """Noise-contrastive estimation of which image is the same: (...,), the mean over a batch.
+    """Noise-contrastive estimation of which image is the same, as a mean over a batch.
 
     Args:
-        likelihoods: exp(score / T) / Z of the image itself, then of K others (..., B, 1 + K).
+        likelihoods: exp(score / T) / Z of the image itself, then of K others, (..., B, 1 + K).
 
-        count: N, images in the memory. Noise draws each with probability 1 / N.
+        count: N, the number of images in the memory. Noise draws each of them with probability 1 / N.
+
+    Returns:
+        Losses (...), a scalar for likelihoods (B, 1 + K).
 
     Source:
-        CRD, eqs. 7 to 10 and 17 to 19.
+        Tian et al., 2020, eqs. 7 to 10 and 17 to 19.
     """
     noise = (likelihoods.shape[-1] - 1) / count  # K / N
     same, others = likelihoods[..., 0], likelihoods[..., 1:]
@@ -225,7 +248,7 @@ def contrastive_loss(likelihoods: Tensor, count: int) -> Tensor:
 
 
 def _negatives(labels: Tensor, wanted: int | None) -> int:
-    """How many negatives every image gets."""
+    """Returns how many negatives every image gets."""
     counts = labels.bincount()
     if (counts > 0).sum() < 2:
         raise InputError(

@@ -1,7 +1,7 @@
-"""KDCL: students that each see a view of their own, and learn from the best mixture of their answers.
+"""KDCL: students that each see a view of their own, and learn from one mixture of their answers.
 
-Source: Guo et al., Online Knowledge Distillation via Collaborative Learning, CVPR 2020; equations and
-defaults as in kdnb/methods/README.md, section KDCL. There is no official code.
+Source: Guo et al., Online Knowledge Distillation via Collaborative Learning, CVPR 2020. There is no official
+code. Equations, defaults and reported numbers are in ``kdnb/methods/README.md``, section KDCL.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -26,36 +26,42 @@ STEP_SIZES = tuple(0.5**halvings for halvings in range(8))
 class KDCL(OnlineDistillation):
     """Students of one architecture learn from one target that is made of the answers of all.
 
-    Minimises, summed over the students, the cross entropy + soft_weight T^2 KL(target || student). The
-    target gets no gradient. Each student sees an augmentation of its own of the same images.
+    The loss terms are, for every student, ``studentN/label`` and, if ``soft_weight`` is above 0,
+    ``studentN/soft``, which is T^2 KL(target || student). The target gets no gradient. Each student sees its
+    own augmentation of the same images.
 
     Args:
-        network: Factory: ``network(i)`` builds student i; student 0 is the one that is exported.
+        network: Factory: ``network(i)`` builds student i. Student 0 is the exported one.
 
-        held_out: Batches of images that are not trained on, for ``target="general"``. ``kdnb train``
-            gives the validation part, so that its choice of an epoch is not quite independent of training.
+        held_out: Batches of images that are not trained on. Only ``target="general"`` needs them. ``kdnb
+            train`` gives the validation part, so its choice of an epoch is not quite independent of training.
 
-        students: How many learn together, 2 to 6.
+        students: Number of students, from 2 to 6.
 
-        target: How the target logits are made. ``"naive"``: those of the student with the lowest cross
-            entropy, for every image. ``"linear"``: the convex mixture of the students' logits with the
-            lowest cross entropy in the batch. ``"min-logit"``: for every class the least logit of any
-            student, counted from its logit of the true class. ``"general"``: a mixture with the weights
-            that would have the least squared error on the images held out, found anew in every epoch.
+        target: How the target logits are made. ``"naive"`` takes, for every image, the logits of the student
+            with the lowest cross entropy. ``"linear"`` takes the convex mixture of the students' logits with
+            the lowest cross entropy in the batch. ``"min-logit"`` takes, for every class, the least of the
+            students' logits, each counted from that student's logit of the true class. ``"general"`` takes a
+            mixture whose weights have the least squared error on the held-out images. They are found anew in
+            every epoch.
 
         temperature: T.
 
-        soft_weight: Of the KL divergence.
+        soft_weight: Weight of the soft terms.
 
-        separate_views: Whether every student sees a view of its own. Without, all see the same.
+        separate_views: If True, every student sees a view of its own. If False, all see the same images.
 
     Raises:
-        InputError: For fewer than 2 or more than 6 students, an unknown target, options out of range, a
-            general target without images held out, and in training for a batch with too few views.
+        InputError: If there are fewer than 2 or more than 6 students, if the target is unknown, if an option
+            is out of range, or if the general target has no held-out images. In training, if a batch has too
+            few views.
+
+    Source:
+        Guo et al., 2020; the fact sheet, section KDCL.
 
     Differs:
-        It is not known whether the paper's naive target is chosen for an image or for a batch; here it is
-        for an image. General weights may be negative, as the equation allows.
+        It is not known whether the paper chooses the naive target for an image or for a batch. Here it is
+        chosen for an image. General weights may be negative, as the equation allows.
     """
 
     weight_decay = 5e-4
@@ -93,7 +99,11 @@ class KDCL(OnlineDistillation):
 
     @torch.no_grad()
     def begin_epoch(self, number: int) -> None:
-        """Finds the weights of the general target, with the students as they are now."""
+        """Finds the weights of the general target with the students as they are now.
+
+        Args:
+            number: Number of the epoch, counted from 0. It is not used.
+        """
         if self.held_out is None:
             return
         like, errors = self.weights, []
@@ -104,15 +114,18 @@ class KDCL(OnlineDistillation):
         self.weights.copy_(general_weights(torch.cat(errors, 1)))
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """The loss terms; student i sees view i.
+        """Returns the loss terms. Student i sees view i.
 
         Args:
-            batch: With ``views`` for all students but the first.
+            batch: The images (B, 3, H, W), their labels (B,), and ``views`` for all students but the first.
 
-            epoch: Not used.
+            epoch: Fractional epoch. It is not used.
+
+        Returns:
+            The weighted terms, scalars by name.
 
         Raises:
-            InputError: For a batch with too few views.
+            InputError: If the batch has too few views.
         """
         if not self.separate_views:
             return self.losses(batch.images, batch.labels, epoch)
@@ -129,7 +142,18 @@ class KDCL(OnlineDistillation):
         )
 
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
-        """The loss terms when all students see the same images (B, 3, H, W)."""
+        """Returns the loss terms if all students see the same images.
+
+        Args:
+            images: (B, 3, H, W).
+
+            labels: (B,).
+
+            epoch: Fractional epoch. It is not used.
+
+        Returns:
+            The weighted terms, scalars by name.
+        """
         return self._terms([student(images) for student in self.students], labels)
 
     def _terms(self, logits: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
@@ -143,12 +167,15 @@ class KDCL(OnlineDistillation):
 
     @torch.no_grad()
     def target_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The target of all students (B, K).
+        """The target of all students.
 
         Args:
-            logits: Of every student (m, B, K).
+            logits: The logits of every student (m, B, K).
 
             labels: (B,).
+
+        Returns:
+            Logits (B, K), without a graph.
         """
         logits = at_least_float32(logits)
         if self.target == "naive":
@@ -160,34 +187,69 @@ class KDCL(OnlineDistillation):
 
 
 def best_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """For every image the logits of the student with the lowest cross entropy: (m, B, K) -> (B, K)."""
+    """For every image the logits of the student with the lowest cross entropy: the naive target.
+
+    Args:
+        logits: (m, B, K).
+
+        labels: (B,).
+
+    Returns:
+        Logits (B, K).
+    """
     losses = torch.stack([F.cross_entropy(own, labels, reduction="none") for own in logits])  # (m, B)
     best = losses.argmin(0)
     return logits.gather(0, best[None, :, None].expand(1, *logits.shape[1:])).squeeze(0)
 
 
 def least_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """For every class the least of the students' z_k - z_y: (m, B, K) -> (B, K).
+    """For every class the least of the students' z_k - z_y: the min-logit target.
 
     The cross entropy of the result is at most that of the best student, for every image.
+
+    Args:
+        logits: (m, B, K).
+
+        labels: (B,).
+
+    Returns:
+        Logits (B, K). The logit of the true class is 0.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.tensor([[[2.0, 1.0, 0.0]], [[0.0, -3.0, 1.0]]])  # two students, one image
+        >>> least_logits(logits, torch.tensor([0])).tolist()
+        [[0.0, -3.0, -2.0]]
     """
     true = logits.gather(2, labels[None, :, None].expand(len(logits), -1, 1))  # (m, B, 1)
     return (logits - true).amin(0)
 
 
 def class_errors(logits: Tensor, labels: Tensor) -> Tensor:
-    """Probabilities minus the one-hot label: (m, B, K) -> (m, B, K) in float64."""
+    """Probabilities minus the one-hot label.
+
+    Args:
+        logits: (m, B, K).
+
+        labels: (B,).
+
+    Returns:
+        Errors (m, B, K) in float64.
+    """
     return logits.double().softmax(2) - F.one_hot(labels, logits.shape[2])
 
 
 def general_weights(errors: Tensor) -> Tensor:
-    """Weights of the mixture of probabilities with the least squared error; they sum to 1.
+    """The weights of the mixture of probabilities with the least squared error. They sum to 1.
 
-    w_k = sum_j (C^-1)_kj / sum_ij (C^-1)_ij, where C_ij is the mean inner product of the errors of
-    students i and j.
+    w_k = sum_j (C^-1)_kj / sum_ij (C^-1)_ij, where C_ij is the mean inner product of the errors of students i
+    and j.
 
     Args:
         errors: ``class_errors`` of all images (m, N, K).
+
+    Returns:
+        Weights (m,). They may be negative.
     """
     rows = errors.flatten(1)
     covariance = rows @ rows.T / errors.shape[1]
@@ -196,16 +258,19 @@ def general_weights(errors: Tensor) -> Tensor:
 
 
 def linear_weights(logits: Tensor, labels: Tensor) -> Tensor:
-    """The convex weights (m,) whose mixture of logits has the lowest cross entropy, in float64.
+    """The convex weights whose mixture of logits has the lowest cross entropy.
 
-    The cross entropy is convex in the weights. Newton's method minimises its quadratic model over the
-    simplex exactly, by trying every set of students with weights above 0; it takes the best of a few step
-    sizes. Nothing here waits for the device.
+    The cross entropy is convex in the weights. Newton's method minimises its quadratic model over the simplex
+    exactly, by trying every set of students with weights above 0, and takes the best of a few step sizes. No
+    operation waits for the device.
 
     Args:
         logits: (m, B, K).
 
         labels: (B,).
+
+    Returns:
+        Weights (m,) in float64. They are at least 0 and sum to 1.
     """
     logits = logits.double()
     sizes = logits.new_tensor(STEP_SIZES)
@@ -227,7 +292,10 @@ def linear_weights(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _simplex_minimum(hessian: Tensor, slope: Tensor) -> Tensor:
-    """The point (m,) of the simplex where x H x / 2 + slope x is least, of all sets of corners."""
+    """Returns the point (m,) of the simplex where x H x / 2 + slope x is least.
+
+    Every set of corners is tried.
+    """
     count = len(slope)
     ridge = 1e-10 * hessian.diagonal().sum() + 1e-12
     hessian = hessian + ridge * torch.eye(count, dtype=slope.dtype, device=slope.device)

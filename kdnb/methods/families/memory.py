@@ -12,9 +12,9 @@ class ImageNumbers(nn.Module):
     """Finds the row of a memory that belongs to an image.
 
     Args:
-        indices: ``Batch.indices`` of all images that are trained on (N,), int64, each once.
+        indices: ``Batch.indices`` of all images that are trained on (N,), int64. Each occurs once.
 
-        labels: Their classes (N,), int64.
+        labels: The classes of these images (N,), int64.
     """
 
     def __init__(self, indices: Tensor, labels: Tensor) -> None:
@@ -25,16 +25,19 @@ class ImageNumbers(nn.Module):
         self.register_buffer("labels", labels.clone())
 
     def forward(self, indices: Tensor, labels: Tensor) -> Tensor:
-        """The rows (B,) of some images.
+        """Returns the rows of some images.
 
         Args:
-            indices: ``Batch.indices`` (B,).
+            indices: ``Batch.indices`` of the images (B,).
 
-            labels: Classes (B,), which must be those of the images.
+            labels: Their classes (B,). They must be the classes that the memory was built with.
+
+        Returns:
+            Rows (B,), int64.
 
         Raises:
-            InputError: For images that are not among those that are trained on. On a GPU, where a look at
-                the numbers would wait for the device, the step fails with an assertion of the device.
+            InputError: If an image is not among those that are trained on. On a GPU, where reading the
+                numbers would wait for the device, the step fails with an assertion of the device instead.
         """
         inside = (indices >= 0) & (indices < len(self.row_of))
         rows = self.row_of[indices.clamp(0, len(self.row_of) - 1)]
@@ -52,14 +55,15 @@ class ImageNumbers(nn.Module):
 
 
 class MemoryBank(nn.Module):
-    """Unit vectors, a row for every image, which follow the vectors that a network gives.
+    """One unit vector for every image. Each vector follows the vectors that a network computes for the image.
 
-    All processes of a training hold the same rows: an update gathers what every process has seen.
+    All processes of a training hold the same rows, because an update gathers the vectors of all processes.
+    The rows start uniform between -1 / sqrt(D / 3) and 1 / sqrt(D / 3).
 
     Args:
         count: N, the number of images.
 
-        width: D, numbers in a vector.
+        width: D, the number of entries in a vector.
     """
 
     def __init__(self, count: int, width: int) -> None:
@@ -72,11 +76,11 @@ class MemoryBank(nn.Module):
         """Moves rows towards new vectors: row <- normalise(momentum row + (1 - momentum) vector).
 
         Args:
-            rows: Places in the bank (B,), int64.
+            rows: The rows to move (B,), int64.
 
-            vectors: Unit vectors (B, D).
+            vectors: One unit vector for each of them (B, D).
 
-            momentum: Share of the old row, in [0, 1).
+            momentum: Share of the old row, from 0 to below 1.
         """
         rows, vectors = gathered(rows), gathered(vectors.detach().to(self.rows.dtype))
         moved = momentum * self.rows[rows] + (1 - momentum) * vectors
@@ -84,10 +88,13 @@ class MemoryBank(nn.Module):
 
 
 def gathered(x: Tensor) -> Tensor:
-    """The tensors of all processes one behind the other, without a gradient; of a lone process its own.
+    """Concatenates the tensors of all processes, without a gradient.
 
     Args:
-        x: (B, ...), of one shape in all processes.
+        x: (B, ...), with the same shape in all processes.
+
+    Returns:
+        A tensor of P B rows for P processes. With one process it is ``x`` itself.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return x
