@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from reference import wave
 
+import kdnb
 import kdnb.methods
 from kdnb.functional import attention_map, kd_loss, normalized_mse
 from kdnb.methods import METHODS
@@ -86,3 +87,14 @@ def test_golden_values_of_the_formulas(what, found):
             tensors[name] = wave(tuple(map(int, shape.split(","))), *(float(n) for n in numbers if n))
     expected = [float(value) for value in table[what].split(", ")]
     assert [value.item() for value in found(tensors)] == pytest.approx(expected, rel=1e-9)
+
+
+def test_every_citation_names_a_section():
+    """Written "methods/README.md, section X", or without the word "section"; a line may end in between."""
+    root = Path(kdnb.__file__).parent
+    files = [*root.rglob("*.py"), *Path(__file__).parents[1].rglob("*.py")]
+    citation = re.compile(r"methods/README\.md`*[,)]\s+(?:sections?\s+)?\"?([A-Z]\w+)")
+    cited = {path: citation.findall(path.read_text()) for path in files if path != Path(__file__)}
+    headings = {heading.split()[0] for heading in re.findall(r"^##+ (.+)$", SHEET, flags=re.MULTILINE)}
+    assert sum(map(len, cited.values())) > 40
+    assert {path.name: set(names) - headings for path, names in cited.items() if set(names) - headings} == {}
