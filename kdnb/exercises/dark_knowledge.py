@@ -1,28 +1,24 @@
-"""Exercises of notebook 01: temperature, the T^2, the KL divergence and its traps."""
+"""Exercises of notebook 01: temperature, its square in the loss, and the mistakes made with KL divergence."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdnb.analysis import class_similarity
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import normal, tensor_from
 from kdnb.functional import kd_loss, soft_labels
 
 
-def _logits(seed: int, *shape: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return 3 * torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
 def _probe_soft_labels(function) -> list[Tensor]:
-    return [tensor_from(function(_logits(0, 4, 7), temperature)) for temperature in (1.0, 4.0)]
+    return [tensor_from(function(normal(0, 4, 7, std=3), temperature)) for temperature in (1.0, 4.0)]
 
 
 def _probe_loss(function) -> list[Tensor]:
-    """The loss and both gradients, at two temperatures: what a teacher receives counts as well."""
+    """Returns the loss and both gradients at two temperatures. The teacher's gradient must agree as well."""
     found = []
     for temperature in (2.0, 4.0):
-        student, teacher = _logits(1, 4, 7).requires_grad_(), _logits(2, 4, 7).requires_grad_()
+        student, teacher = normal(1, 4, 7, std=3).requires_grad_(), normal(2, 4, 7, std=3).requires_grad_()
         loss = tensor_from(function(student, teacher, temperature))
         found.append(loss.detach())
         if not loss.requires_grad:
@@ -34,11 +30,22 @@ def _probe_loss(function) -> list[Tensor]:
 
 def _probe_similarity(function) -> list[Tensor]:
     labels = torch.arange(12) % 4
-    return [tensor_from(function(torch.softmax(_logits(3, 12, 4), 1), labels))]
+    return [tensor_from(function(torch.softmax(normal(3, 12, 4, std=3), 1), labels))]
 
 
 def kd_loss_detached(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """``kd_loss`` for a teacher that must not learn: its logits are detached."""
+    """Computes ``kd_loss`` for a teacher that must not learn.
+
+    Args:
+        student_logits: Logits of the student, shape (B, K).
+
+        teacher_logits: Logits of the teacher, shape (B, K). They are detached.
+
+        temperature: Temperature T of both softmaxes.
+
+    Returns:
+        The loss, a scalar. Its gradient reaches the student alone.
+    """
     return kd_loss(student_logits, teacher_logits.detach(), temperature)
 
 

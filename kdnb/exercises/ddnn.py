@@ -1,4 +1,4 @@
-"""Exercises of notebook 07: what the full net teaches its sub-nets, with those on depth."""
+"""Exercises of notebook 07: what the full network teaches its sub-nets, and how a network runs at a depth."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -8,38 +8,56 @@ import torch
 from torch import Tensor
 
 from kdnb.exercises import depth
-from kdnb.exercises.lesson import Exercise, Mutant, value_and_gradients
-from kdnb.exercises.peers import normal
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import normal, value_and_gradients
 from kdnb.functional import attention_map, kd_loss, mean_squared_error, normalized_mse
 from kdnb.methods.ddnn import embedded_attention_loss
 
 
 def embedded_soft(logits: Sequence[Tensor], temperature: float) -> Tensor:
-    """The sum of DDNN's soft terms: logits (B, K) of the full net, then of each sub-net -> scalar."""
+    """Computes the sum of DDNN's soft terms.
+
+    Args:
+        logits: Logits of the full network, then of each sub-net, each of shape (B, K).
+
+        temperature: Temperature T of all softmaxes.
+
+    Returns:
+        The loss, a scalar. Its gradient does not reach the full network.
+    """
     full, *subnets = logits
     return sum(kd_loss(subnet, full.detach(), temperature) for subnet in subnets)
 
 
 def embedded_attention(subnet: Sequence[Tensor], full: Sequence[Tensor]) -> Tensor:
-    """DDNN's attention term before its weight: maps (B, C, H, W) of every stage, twice -> scalar."""
+    """Computes DDNN's attention term for one sub-net, without its weight.
+
+    Args:
+        subnet: The sub-net's maps at the end of every stage, each of shape (B, C, H, W).
+
+        full: The full network's maps at the end of every stage, of the same shapes.
+
+    Returns:
+        The loss, a scalar.
+    """
     return embedded_attention_loss(SimpleNamespace(maps=subnet), SimpleNamespace(maps=full))
 
 
 def _probe_soft(function) -> list[Tensor]:
     return value_and_gradients(
-        lambda *logits: function(list(logits), 3.0), *(2 * normal(seed, 6, 5) for seed in (0, 1, 2))
+        lambda *logits: function(list(logits), 3.0), *(normal(seed, 6, 5, std=2) for seed in (0, 1, 2))
     )
 
 
 def _probe_attention(function) -> list[Tensor]:
     shapes = (2, 3, 6, 6), (2, 4, 3, 3), (2, 8, 2, 2)
     own, full = ([normal(seed + n, *shape) for n, shape in enumerate(shapes)] for seed in (10, 14))
-    own[0][1], full[1][0] = 5 * own[0][1], 3 * full[1][0]  # pictures of different strength
+    own[0][1], full[1][0] = 5 * own[0][1], 3 * full[1][0]  # one picture with stronger maps in each
     return value_and_gradients(lambda *maps: function(list(maps[:3]), list(maps[3:])), *own, *full)
 
 
 def _summed(distance: Callable[[Tensor, Tensor], Tensor]) -> Callable:
-    """An attention term that sums ``distance`` over the stages."""
+    """Returns an attention term that sums ``distance`` over the stages."""
     return lambda own, full: sum(distance(a, b) for a, b in zip(own, full, strict=True))
 
 

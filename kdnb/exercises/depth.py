@@ -1,5 +1,8 @@
-"""Exercises of notebook 07 on depth: what a convolution costs, where a sub-net leaves its stages, whose
-batch norm is whose."""
+"""Exercises of notebook 07 on depth.
+
+They ask what a convolution costs, where a sub-net leaves the stages of its network, and which depth owns
+which batch norm.
+"""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -7,14 +10,31 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
-from kdnb.exercises.peers import normal
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import normal, tensor_from
 from kdnb.networks import cost
 from kdnb.networks.features import staged
 
 
 def conv_macs(channels_in: int, channels_out: int, kernel: int, size: int, stride: int) -> int:
-    """What the library counts for a convolution of maps (channels_in, size, size), half a kernel padded."""
+    """Counts the multiply-accumulate operations of a convolution for one image, as ``cost`` does.
+
+    The convolution has a square kernel, no bias, and a padding of half the kernel.
+
+    Args:
+        channels_in: Channels of its input.
+
+        channels_out: Channels of its output.
+
+        kernel: Height and width of the kernel.
+
+        size: Height and width of the input maps.
+
+        stride: Its stride.
+
+    Returns:
+        The number of multiply-accumulate operations.
+    """
     about = {"padding": kernel // 2, "bias": False, "device": "meta"}
     convolution = nn.Conv2d(channels_in, channels_out, kernel, stride, **about)
     return cost(convolution, size=size, channels=channels_in).macs
@@ -27,13 +47,37 @@ def sub_net(
     images: Tensor,
     blocks: Sequence[int],
 ) -> Tensor:
-    """The logits (B, K) of a network that leaves every stage after as many blocks as ``blocks`` says."""
+    """Runs a network that leaves each of its stages early.
+
+    Args:
+        stem: The layers before the first stage.
+
+        stages: The blocks of each stage.
+
+        head: The classifier, which receives the averaged last map.
+
+        images: Images, shape (B, C, H, W).
+
+        blocks: How many blocks of each stage to run, counted from its first.
+
+    Returns:
+        Logits, shape (B, K).
+    """
     kept = [_in_turn(stage[:count]) for stage, count in zip(stages, blocks, strict=True)]
     return staged(stem(images), kept, head).logits
 
 
 def own_batch_norms(norm: nn.BatchNorm2d, depths: Sequence[int]) -> dict[int, nn.BatchNorm2d]:
-    """A batch norm for each depth: the full net keeps ``norm``, the others begin with copies of it."""
+    """Makes a batch norm for each depth of a network.
+
+    Args:
+        norm: The batch norm of the full network.
+
+        depths: The depths, with the full depth first.
+
+    Returns:
+        A batch norm for each depth. The full network keeps ``norm``, and each other depth starts with a copy.
+    """
     return {depth: copy.deepcopy(norm) if number else norm for number, depth in enumerate(depths)}
 
 
@@ -54,7 +98,7 @@ def _probe_macs(function) -> list[Tensor]:
 
 
 def _probe_sub_net(function) -> list[Tensor]:
-    """Three stages of three blocks that keep shapes, so that any order of blocks gives numbers."""
+    """Uses three stages of three blocks that keep all shapes, so that blocks in any order give numbers."""
     stages = [[_block(3 * stage + number) for number in range(3)] for stage in range(3)]
     mix, images = normal(20, 4, 5), normal(21, 2, 4, 3, 3)
     found = [
@@ -70,7 +114,7 @@ def _block(seed: int) -> Callable[[Tensor], Tensor]:
 
 
 def _probe_norms(function) -> list[Tensor]:
-    """Each depth trains on maps of its own mean and spread, then every depth is asked in eval mode."""
+    """Trains each depth on maps of its own mean and standard deviation, then runs each in eval mode."""
     norm = nn.BatchNorm2d(2).double()
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([2.0, 3.0]))
@@ -87,8 +131,8 @@ def _probe_norms(function) -> list[Tensor]:
     return [*answers, gains, torch.tensor(float(norms[20] is norm))]
 
 
-def _their_sub_net(choose: Callable) -> Callable:
-    """A sub-net with the blocks that ``choose`` takes of a stage and a count."""
+def _sub_net_variant(choose: Callable) -> Callable:
+    """Returns a sub-net of the blocks that ``choose`` takes from a stage, given the number of blocks."""
 
     def run(stem, stages, head, images, blocks):
         kept = [block for pair in zip(stages, blocks, strict=True) for block in choose(*pair)]
@@ -102,7 +146,7 @@ def _cut_at_the_end(stem, stages, head, images, blocks):
     return head(_in_turn(kept)(stem(images)).mean((2, 3)))
 
 
-def _their_norms(norm: nn.BatchNorm2d, depths: Sequence[int], *, gain: bool) -> dict[int, nn.BatchNorm2d]:
+def _norms_variant(norm: nn.BatchNorm2d, depths: Sequence[int], *, gain: bool) -> dict[int, nn.BatchNorm2d]:
     norms = {depth: nn.BatchNorm2d(norm.num_features).to(norm.weight) for depth in depths}
     for one in norms.values() if gain else ():
         one.weight, one.bias = norm.weight, norm.bias
@@ -154,7 +198,7 @@ EXERCISES = {
         mutants=(
             Mutant(
                 "last blocks",
-                _their_sub_net(lambda stage, count: stage[-count:]),
+                _sub_net_variant(lambda stage, count: stage[-count:]),
                 "you kept the last blocks of every stage; the first one holds the stride, so it must stay.",
             ),
             Mutant(
@@ -164,23 +208,23 @@ EXERCISES = {
             ),
             Mutant(
                 "whole stages",
-                _their_sub_net(lambda stage, count: stage),
+                _sub_net_variant(lambda stage, count: stage),
                 "all blocks of every stage run: that is the full net; take stage[:count].",
             ),
             Mutant(
                 "one block repeated",
-                _their_sub_net(lambda stage, count: [stage[0]] * count),
+                _sub_net_variant(lambda stage, count: [stage[0]] * count),
                 "the first block runs again and again; each block has weights of its own: stage[:count].",
             ),
             Mutant(
                 "one too few",
-                _their_sub_net(lambda stage, count: stage[: count - 1]),
+                _sub_net_variant(lambda stage, count: stage[: count - 1]),
                 "one block too few in every stage: a slice [:count] already leaves out the block of index "
                 "count.",
             ),
             Mutant(
                 "one too many",
-                _their_sub_net(lambda stage, count: stage[: count + 1]),
+                _sub_net_variant(lambda stage, count: stage[: count + 1]),
                 "one block too many in every stage: count is a number of blocks, not the last one's index.",
             ),
         ),
@@ -200,12 +244,12 @@ EXERCISES = {
             ),
             Mutant(
                 "made anew",
-                lambda norm, depths: _their_norms(norm, depths, gain=False),
+                lambda norm, depths: _norms_variant(norm, depths, gain=False),
                 "statistics are private now, but gain, bias and statistics start anew: begin with a copy.",
             ),
             Mutant(
                 "gain and bias shared",
-                lambda norm, depths: _their_norms(norm, depths, gain=True),
+                lambda norm, depths: _norms_variant(norm, depths, gain=True),
                 "statistics are private, gain and bias are shared: a sensible middle way, but DDNN's are "
                 "private whole.",
             ),

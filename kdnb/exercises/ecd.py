@@ -1,22 +1,49 @@
-"""Exercises of notebook 06: the dynamic kernel and the one-way link, with those on what returns."""
+"""Exercises of notebook 06: the dynamic kernel, the one-way link, and the gradients that it returns."""
 
 import torch
 from torch import Tensor, nn
 
 from kdnb.exercises import returning
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
-from kdnb.exercises.peers import normal
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import normal, tensor_from
 
 
 def dynamic_kernels(static: Tensor, experts: Tensor, scores: Tensor, temperature: float) -> Tensor:
-    """What a DynamicAdditiveConv convolves with: static (O, I, h, w), experts (K, O, I, h, w) and scores
-    (B, K) -> a kernel for each image (B, O, I, h, w)."""
+    """Computes the kernels with which a DynamicAdditiveConv convolves each image.
+
+    Args:
+        static: The static kernel, shape (O, I, h, w).
+
+        experts: The kernels of K experts, shape (K, O, I, h, w).
+
+        scores: Scores of the experts for each image, shape (B, K).
+
+        temperature: Temperature of the softmax that turns scores into weights.
+
+    Returns:
+        One kernel for each image, shape (B, O, I, h, w).
+    """
     shares = (scores / temperature).softmax(1)
     return static + torch.einsum("bk,koihw->boihw", shares, experts)
 
 
 def joined(student: nn.Module, teacher: nn.Module, h_s: Tensor, h_t: Tensor, c: float) -> tuple:
-    """What ECD joins at one convolution: outputs z_s and z_t, of inputs h_s and h_t."""
+    """Computes one convolution of the student and of the teacher that is linked to it.
+
+    Args:
+        student: The student's convolution.
+
+        teacher: The teacher's convolution.
+
+        h_s: Input of the student's convolution, shape (B, C_s, H, W).
+
+        h_t: Input of the teacher's convolution, shape (B, C_t, H, W).
+
+        c: Factor of the link.
+
+    Returns:
+        The outputs (z_s, z_t). The student's output is added, times ``c``, to the teacher's.
+    """
     z_s = student(h_s)
     return z_s, teacher(h_t) + c * z_s
 
@@ -27,7 +54,7 @@ def _probe_kernels(function) -> list[Tensor]:
 
 
 def _probe_joined(function) -> list[Tensor]:
-    """Values, and who gets a gradient from whose output."""
+    """Returns both outputs, and the gradient of each output in all weights and inputs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         student, teacher = (nn.Conv2d(2, 2, 3, padding=1).double() for _ in range(2))

@@ -1,41 +1,62 @@
-"""Exercises of notebook 05 on groups: how students teach each other, how alike they are, and what a union
-is not."""
+"""Exercises of notebook 05 on groups of students: how they teach each other, how similar they are, and why a
+union is not an ensemble.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import normal, tensor_from, value_and_gradients
 from kdnb.functional import attention_map, cosine_similarity, kd_loss
 
 
 def mutual_term(own: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """What ``mutual_terms`` asks of a student of two: logits (B, K) twice -> scalar."""
+    """Computes the loss by which one student learns from another, for a group of two.
+
+    Args:
+        own: Logits of the student that learns, shape (B, K).
+
+        other: Logits of the other student, shape (B, K). They are detached.
+
+        temperature: Temperature T of both softmaxes.
+
+    Returns:
+        The loss, a scalar, as ``mutual_terms`` computes it.
+    """
     return kd_loss(own, other.detach(), temperature)
 
 
 def map_cosine(one: Tensor, other: Tensor) -> Tensor:
-    """One cell of ``raw_cosine``: maps (B, C, H, W) twice -> scalar."""
+    """Computes one cell of the table made by ``kdnb.analysis.raw_cosine``.
+
+    Args:
+        one: Feature maps of one network, shape (B, C, H, W).
+
+        other: Feature maps of another network for the same images, shape (B, C, H, W).
+
+    Returns:
+        The mean cosine over the batch, a scalar.
+    """
     return cosine_similarity(one, other).mean()
 
 
 def union_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """What ``evaluate`` calls union, as a share: logits (M, B, K), labels (B,) -> scalar."""
+    """Computes how often at least one student is right, which ``evaluate`` calls the union.
+
+    Args:
+        logits: Logits of M students, shape (M, B, K).
+
+        labels: True classes, shape (B,).
+
+    Returns:
+        A share from 0 to 1, a scalar.
+    """
     return (logits.argmax(2) == labels).any(0).double().mean()
 
 
-def normal(seed: int, *shape: int) -> Tensor:
-    """Normal numbers in float64, for probes."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def _probe_mutual(function) -> list[Tensor]:
-    own, other = (normal(seed, 6, 5).requires_grad_() for seed in (0, 1))
-    value = tensor_from(function(own, other, 3.0))
-    if not value.requires_grad:
-        return [value, torch.zeros_like(own), torch.zeros_like(other)]
-    found = torch.autograd.grad(value, (own, other), allow_unused=True, materialize_grads=True)
-    return [value.detach(), *found]
+    return value_and_gradients(lambda own, other: function(own, other, 3.0), normal(0, 6, 5), normal(1, 6, 5))
 
 
 def _probe_cosine(function) -> list[Tensor]:

@@ -1,29 +1,64 @@
-"""Exercises of notebook 06 on gradients: what returns through a link, whether it is news, and how a hook can
-cut it."""
+"""Exercises of notebook 06 on gradients.
+
+They ask what returns through a link, whether it differs from what the labels say, and how a hook can cut
+the link by mistake.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdnb.analysis import link_agreement
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
-from kdnb.exercises.peers import normal
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import normal, tensor_from
 
 
 def returned(z_s: Tensor, z_t: Tensor, labels: Tensor, x: Tensor, c: float) -> Tensor:
-    """The teacher's cross entropy, derived for the student's W where z_s = W x and z_t = V x + c z_s:
-    z_s, z_t (B, K), labels (B,), x (B, D) -> (K, D)."""
+    """Computes the gradient of the teacher's cross entropy in the student's weights W.
+
+    The networks are linear: z_s = W x and z_t = V x + c z_s.
+
+    Args:
+        z_s: Logits of the student, shape (B, K). The result does not depend on them.
+
+        z_t: Logits of the teacher, shape (B, K).
+
+        labels: True classes, shape (B,).
+
+        x: Inputs, shape (B, D).
+
+        c: Factor of the link.
+
+    Returns:
+        The gradient, shape (K, D).
+    """
     error = z_t.softmax(1) - F.one_hot(labels, z_t.shape[1])
     return c * error.T @ x / len(x)
 
 
 def agreement(total: Tensor, label: Tensor) -> float:
-    """The library's, for one convolution: gradients (B, C, H, W) twice -> scalar."""
+    """Computes ``kdnb.analysis.link_agreement`` for one convolution.
+
+    Args:
+        total: Gradient of the teacher's loss in the convolution's output, shape (B, C, H, W).
+
+        label: Gradient of the student's label loss in the same output, shape (B, C, H, W).
+
+    Returns:
+        The cosine of both, taken over the whole batch as one vector.
+    """
     return link_agreement({"": (total, total, label)}).item()
 
 
 def kept(output: Tensor) -> Tensor:
-    """What ``links.watched`` keeps of a convolution's output."""
+    """Returns what a link keeps of a convolution's output, as ``kdnb.methods.ecd.links.watched`` does.
+
+    Args:
+        output: Output of the convolution, shape (B, C, H, W).
+
+    Returns:
+        A clone with its graph, which a layer that works in place cannot change.
+    """
     return output.clone()
 
 
@@ -40,7 +75,7 @@ def _probe_agreement(function) -> list[Tensor]:
 
 
 def _probe_kept(function) -> list[Tensor]:
-    """An in-place layer follows; then: what was kept, and what comes back through it."""
+    """Lets a layer work in place on the output, then returns what was kept and the gradient through it."""
     h = normal(0, 3, 2, 4, 4).requires_grad_()
     output = 2 * h
     feature = tensor_from(function(output))

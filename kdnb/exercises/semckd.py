@@ -1,48 +1,67 @@
-"""Exercises of notebook 04: similarities within a batch, a softmax over teacher layers, a weighted loss."""
+"""Exercises of notebook 04: similarities in a batch, a softmax over teacher layers, and a weighted loss."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from, value_and_gradients
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import normal, tensor_from, value_and_gradients
 from kdnb.methods import semckd
 
 
 def batch_similarity(maps: Tensor) -> Tensor:
-    """The library's, for one layer: (B, C, H, W) -> (B, B)."""
+    """Computes the library's similarity of the images of a batch, for one layer.
+
+    Args:
+        maps: Feature maps, shape (B, C, H, W).
+
+    Returns:
+        Inner products of the images' flattened maps, shape (B, B).
+    """
     return semckd.batch_similarity([maps])[0]
 
 
 def association(queries: Tensor, keys: Tensor) -> Tensor:
-    """What ``LayerAttention`` does with its vectors, of any length: (S, B, D), (M, B, D) -> (B, S, M)."""
+    """Computes what SemCKD's ``LayerAttention`` computes from its queries and keys.
+
+    Args:
+        queries: One vector for each student layer and image, shape (S, B, D). Any length is allowed.
+
+        keys: One vector for each teacher layer and image, shape (M, B, D). Any length is allowed.
+
+    Returns:
+        Weights of shape (B, S, M), which sum to 1 over the teacher layers.
+    """
     energies = torch.einsum("sbd,mbd->bsm", F.normalize(queries, dim=2), F.normalize(keys, dim=2))
     return energies.softmax(2)
 
 
 def over_teacher_layers(energies: Tensor) -> Tensor:
-    """Energies (B, S, M) to weights: each student layer shares itself out among the teacher's."""
+    """Turns energies into weights over the teacher layers.
+
+    Args:
+        energies: Energies of shape (B, S, M).
+
+    Returns:
+        Weights of shape (B, S, M). The weights of each student layer sum to 1.
+    """
     return energies.softmax(2)
 
 
-def _random(seed: int, *shape: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
 def _probe_similarity(function) -> list[Tensor]:
-    return value_and_gradients(function, _random(0, 4, 3, 2, 2))
+    return value_and_gradients(function, normal(0, 4, 3, 2, 2))
 
 
 def _probe_association(function) -> list[Tensor]:
-    return value_and_gradients(function, 2 * _random(1, 2, 4, 5), 2 * _random(2, 3, 4, 5))
+    return value_and_gradients(function, normal(1, 2, 4, 5, std=2), normal(2, 3, 4, 5, std=2))
 
 
 def _probe_loss(function) -> list[Tensor]:
-    return value_and_gradients(function, _random(3, 4, 2, 3).square(), _random(4, 4, 2, 3).softmax(2))
+    return value_and_gradients(function, normal(3, 4, 2, 3).square(), normal(4, 4, 2, 3).softmax(2))
 
 
 def _probe_axis(function) -> list[Tensor]:
-    return [tensor_from(function(_random(5, 4, 3, 3)))]
+    return [tensor_from(function(normal(5, 4, 3, 3)))]
 
 
 def _energies(queries: Tensor, keys: Tensor) -> Tensor:

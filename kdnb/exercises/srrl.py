@@ -1,39 +1,57 @@
-"""Exercises of notebook 03: a connector and its order, two losses, a gradient through a frozen head."""
+"""Exercises of notebook 03: a connector and its order, two losses, and a gradient through a frozen head."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import normal, tensor_from
 from kdnb.functional import kd_loss
 from kdnb.methods.srrl import Connector, feature_matching_loss, softmax_regression_loss
 
 
 def connected(connector: nn.Module, final: Tensor) -> Tensor:
-    """A last map in the teacher's space, then averaged: (B, C_s, H, W) -> (B, C_t)."""
+    """Maps the student's last feature map to the teacher's width, then averages over the positions.
+
+    Args:
+        connector: A module from C_s to C_t channels.
+
+        final: The student's last feature map, shape (B, C_s, H, W).
+
+    Returns:
+        Vectors of shape (B, C_t).
+    """
     return connector(final).mean((2, 3))
 
 
 def regression_loss(
     connected: Tensor, embedding: Tensor, teacher_head: nn.Module, student_head: nn.Module
 ) -> Tensor:
-    """The library's loss with both logits from the one right head; ``student_head`` is a decoy."""
+    """Computes SRRL's softmax regression loss, with all logits from the teacher's head.
+
+    Args:
+        connected: The student's vectors in the teacher's space, shape (B, C_t).
+
+        embedding: The teacher's embedding, shape (B, C_t).
+
+        teacher_head: The teacher's classifier.
+
+        student_head: The student's classifier. It is not used. The exercise offers it as a wrong choice.
+
+    Returns:
+        The loss, a scalar.
+    """
     return softmax_regression_loss(connected, teacher_head, teacher_head(embedding))
-
-
-def _random(seed: int, *shape: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return 2 * torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def _linear(seed: int, wide: int, classes: int) -> nn.Linear:
     head = nn.utils.skip_init(nn.Linear, wide, classes, dtype=torch.float64)
-    head.weight.data, head.bias.data = _random(seed, classes, wide), _random(seed + 1, classes)
+    head.weight.data, head.bias.data = normal(seed, classes, wide, std=2), normal(seed + 1, classes, std=2)
     return head
 
 
 def _gradients(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-    """Zeros where nothing flows: a loss may be right in value and teach nobody."""
+    """Returns the gradient of the summed loss in each leaf; it is zero where nothing flows."""
     found = [None] * len(leaves)
     if loss.requires_grad:
         found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
@@ -44,20 +62,20 @@ def _probe_connected(function) -> list[Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         connector = Connector(3, 5).double().eval()
-    maps = _random(0, 4, 3, 2, 2).requires_grad_()
+    maps = normal(0, 4, 3, 2, 2, std=2).requires_grad_()
     vectors = tensor_from(function(connector, maps))
     return [vectors.detach(), *_gradients(vectors.square().sum(), [maps])]
 
 
 def _probe_matching(function) -> list[Tensor]:
-    student, teacher = _random(2, 4, 6).requires_grad_(), _random(3, 4, 6)
+    student, teacher = normal(2, 4, 6, std=2).requires_grad_(), normal(3, 4, 6, std=2)
     loss = tensor_from(function(student, teacher))
     return [loss.detach(), *_gradients(loss, [student])]
 
 
 def _probe_regression(function) -> list[Tensor]:
-    """The value, and the gradients of the student's vector and of its own head."""
-    student, teacher = _random(4, 4, 6).requires_grad_(), _random(5, 4, 6)
+    """Returns the loss, and its gradients in the student's vectors and in its head's weights."""
+    student, teacher = normal(4, 4, 6, std=2).requires_grad_(), normal(5, 4, 6, std=2)
     teacher_head, student_head = _linear(6, 6, 3).requires_grad_(False), _linear(8, 6, 3)
     loss = tensor_from(function(student, teacher, teacher_head, student_head))
     return [loss.detach(), *_gradients(loss, [student, student_head.weight])]

@@ -1,4 +1,4 @@
-"""Exercises of notebook 00: counting right answers, and telling a difference from luck."""
+"""Exercises of notebook 00: counting right answers, and telling a difference between methods from luck."""
 
 from statistics import NormalDist
 
@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from kdnb.analysis import Interval, paired_difference
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import tensor_from
 from kdnb.functional import correct
 
 
