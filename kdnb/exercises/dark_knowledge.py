@@ -79,12 +79,13 @@ EXERCISES = {
             Mutant(
                 "over the batch",
                 lambda logits, temperature: torch.softmax(logits / temperature, 0),
-                "each column sums to 1, but each image needs a distribution: softmax over dim=1.",
+                "each column sums to 1, but each image needs its own distribution; take the softmax over "
+                "dim=1.",
             ),
             Mutant(
                 "after the softmax",
                 lambda logits, temperature: torch.softmax(logits, 1) / temperature,
-                "rows no longer sum to 1: divide the logits, not the probabilities.",
+                "the rows no longer sum to 1; divide the logits, not the probabilities.",
             ),
             Mutant(
                 "without T",
@@ -92,7 +93,7 @@ EXERCISES = {
                 "the temperature has no effect yet.",
             ),
         ),
-        advice="softmax over the classes (dim=1) of logits / temperature.",
+        advice="take the softmax of logits / temperature over the classes, dim=1.",
     ),
     "kd_loss": Exercise(
         reference=kd_loss,
@@ -101,18 +102,19 @@ EXERCISES = {
             Mutant(
                 "no T squared",
                 lambda s, t, T: _divergence(s, t, "batchmean", T, T),
-                "gradients shrink like 1/T^2; multiply by T**2 to undo it.",
+                "the gradients shrink by a factor of 1 / T**2; multiply the loss by T**2 to undo this.",
             ),
             Mutant(
                 "mean over classes too",
                 lambda s, t, T: T**2 * _divergence(s, t, "batchmean", T, T) / s.shape[1],
-                "reduction='mean' divides by B * K; a divergence sums over classes: 'batchmean'.",
+                "reduction='mean' divides by B * K, but a divergence is a sum over the classes; use "
+                "'batchmean'.",
             ),
             Mutant(
                 "arguments swapped",
                 lambda s, t, T: T**2 * _divergence(t, s, "batchmean", T, T),
-                "that is KL(student || teacher); F.kl_div takes the student's log-probabilities first "
-                "and the target, the teacher, second.",
+                "that is KL(student || teacher); F.kl_div takes the student's log-probabilities first and "
+                "the teacher's probabilities second.",
             ),
             Mutant(
                 "student not softened",
@@ -139,10 +141,13 @@ EXERCISES = {
             Mutant(
                 "diagonal kept",
                 _with_diagonal,
-                "the diagonal says how sure the network is, not what resembles what: set it to 0.",
+                "the diagonal says how sure the network is, not which classes are similar; set it to 0.",
             ),
         ),
-        advice="average each class's soft labels, then symmetrise, then zero the diagonal.",
+        advice=(
+            "average the soft labels of each class, then average the matrix with its transpose, then set "
+            "the diagonal to 0."
+        ),
     ),
     "teacher_must_not_learn": Exercise(
         reference=kd_loss_detached,
@@ -160,7 +165,10 @@ EXERCISES = {
                 "now the student cannot learn and the teacher still can: detach the other one.",
             ),
         ),
-        advice="the value must stay the same and only the teacher's gradient go; detach its logits.",
+        advice=(
+            "the value must stay the same and only the teacher's gradient must vanish; detach the teacher's"
+            " logits."
+        ),
         bug="not detached",
     ),
 }

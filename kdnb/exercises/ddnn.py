@@ -74,7 +74,7 @@ EXERCISES = {
             Mutant(
                 "not detached",
                 lambda logits, T: sum(kd_loss(own, logits[0], T) for own in logits[1:]),
-                "the value is right, but the full net is pulled down to its sub-nets: detach its logits.",
+                "the value is right, but the full net is pulled towards its sub-nets; detach its logits.",
             ),
             Mutant(
                 "a chain",
@@ -84,14 +84,15 @@ EXERCISES = {
             Mutant(
                 "mean over the sub-nets",
                 lambda logits, T: embedded_soft(logits, T) / (len(logits) - 1),
-                "you took the mean; each sub-net has its own term with its own weight, and they add up.",
+                "you took the mean; each sub-net has its own term with its own weight, so sum the terms.",
             ),
             Mutant(
                 "taught by the ensemble",
                 lambda logits, T: sum(
                     kd_loss(own, torch.stack(list(logits)).mean(0).detach(), T) for own in logits[1:]
                 ),
-                "the mean of all logits is a group's teacher, as in notebook 05; here it is the full net.",
+                "the mean of all logits teaches a group of peers, as in notebook 05; here the full net is "
+                "the teacher.",
             ),
             Mutant(
                 "without T squared",
@@ -101,7 +102,7 @@ EXERCISES = {
             Mutant(
                 "other way round",
                 lambda logits, T: sum(kd_loss(logits[0].detach(), own, T) for own in logits[1:]),
-                "that is KL(sub-net || full); the full net is the target: kd_loss(own, full, T).",
+                "that is KL(sub-net || full); the full net is the target, so use kd_loss(own, full, T).",
             ),
         ),
         advice="full, *subnets = logits; sum(kd_loss(own, full.detach(), T) for own in subnets).",
@@ -113,33 +114,36 @@ EXERCISES = {
             Mutant(
                 "not detached",
                 _summed(lambda a, b: normalized_mse(attention_map(a), attention_map(b))),
-                "the value is right, but the full net's maps move towards the sub-net's: detach them.",
+                "the value is right, but the full net's maps move towards the sub-net's; detach them.",
             ),
             Mutant(
                 "mean over the stages",
                 lambda own, full: embedded_attention(own, full) / len(own),
-                "you took the mean over the stages; every stage has its own term, and they add up.",
+                "you took the mean over the stages; every stage has its own term, so sum the terms.",
             ),
             Mutant(
                 "last stage only",
                 lambda own, full: _stage_distance(own[-1], full[-1]),
-                "only the last stage is compared; depths share the resolution at the end of every stage.",
+                "you compare the last stage only; maps of all depths have equal sizes at the end of every "
+                "stage, so compare every stage.",
             ),
             Mutant(
                 "not of unit norm",
                 _summed(lambda a, b: mean_squared_error(attention_map(a), attention_map(b.detach()))),
-                "attention keeps its strength, so a bright picture counts more; normalized_mse compares unit "
-                "maps.",
+                "the attention maps keep their strength, so a picture with strong attention counts more; "
+                "normalized_mse compares maps of unit length.",
             ),
             Mutant(
                 "raw maps",
                 _summed(lambda a, b: normalized_mse(a, b.detach())),
-                "these are the maps with all their channels; attention says where, not what: attention_map.",
+                "you compare the maps with all their channels; attention says where, not what, so use "
+                "attention_map first.",
             ),
             Mutant(
                 "summed over the positions",
                 _summed(lambda a, b: a[0, 0].numel() * _stage_distance(a, b)),
-                "you summed over the positions; the mean makes it that much smaller, hence the large weight.",
+                "you summed over the positions; the loss is a mean over them, and its large weight makes up"
+                " for that.",
             ),
         ),
         advice=(

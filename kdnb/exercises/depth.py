@@ -161,18 +161,18 @@ EXERCISES = {
             Mutant(
                 "positions of the input",
                 lambda c_in, c_out, k, size, stride: c_in * c_out * k**2 * size**2,
-                "you counted a product at every position of the input; a stride of 2 computes a quarter of "
-                "them.",
+                "you counted products at every position of the input; with a stride of 2 only a quarter of "
+                "them is computed.",
             ),
             Mutant(
                 "stride along one side",
                 lambda c_in, c_out, k, size, stride: c_in * c_out * k**2 * size * (size // stride),
-                "the stride skips rows and columns: divide both sides.",
+                "the stride skips rows and columns; divide both height and width by it.",
             ),
             Mutant(
                 "one side of the kernel",
                 lambda c_in, c_out, k, size, stride: c_in * c_out * k * (size // stride) ** 2,
-                "a kernel has k rows and k columns: k².",
+                "a kernel has k rows and k columns, so it has k² entries.",
             ),
             Mutant(
                 "depthwise",
@@ -182,12 +182,12 @@ EXERCISES = {
             Mutant(
                 "operations",
                 lambda c_in, c_out, k, size, stride: 2 * c_in * c_out * k**2 * (size // stride) ** 2,
-                "you counted multiplications and additions apart; a multiply-accumulate is one of both.",
+                "you counted multiplications and additions separately; a multiply-accumulate is one of each.",
             ),
             Mutant(
                 "parameters",
                 lambda c_in, c_out, k, size, stride: c_in * c_out * k**2,
-                "these are its parameters; each of them works at every position of the output.",
+                "that is the number of parameters; each of them is used at every position of the output.",
             ),
         ),
         advice="channels_in * channels_out * kernel**2 * (size // stride) ** 2.",
@@ -204,28 +204,31 @@ EXERCISES = {
             Mutant(
                 "cut at the end",
                 _cut_at_the_end,
-                "you cut the network at its end; a sub-net goes through every stage, and leaves each early.",
+                "you cut the network at its end; a sub-net runs through every stage and leaves each of them"
+                " early.",
             ),
             Mutant(
                 "whole stages",
                 _sub_net_variant(lambda stage, count: stage),
-                "all blocks of every stage run: that is the full net; take stage[:count].",
+                "all blocks of every stage run, which is the full net; take stage[:count].",
             ),
             Mutant(
                 "one block repeated",
                 _sub_net_variant(lambda stage, count: [stage[0]] * count),
-                "the first block runs again and again; each block has weights of its own: stage[:count].",
+                "the first block runs again and again; each block has its own weights, so take "
+                "stage[:count].",
             ),
             Mutant(
                 "one too few",
                 _sub_net_variant(lambda stage, count: stage[: count - 1]),
-                "one block too few in every stage: a slice [:count] already leaves out the block of index "
-                "count.",
+                "every stage has one block too few; the slice [:count] already leaves out the block with "
+                "index count.",
             ),
             Mutant(
                 "one too many",
                 _sub_net_variant(lambda stage, count: stage[: count + 1]),
-                "one block too many in every stage: count is a number of blocks, not the last one's index.",
+                "every stage has one block too many; count is the number of blocks, not the index of the "
+                "last one.",
             ),
         ),
         advice=(
@@ -245,23 +248,25 @@ EXERCISES = {
             Mutant(
                 "made anew",
                 lambda norm, depths: _norms_variant(norm, depths, gain=False),
-                "statistics are private now, but gain, bias and statistics start anew: begin with a copy.",
+                "each depth has its own batch norm now, but weight, bias and statistics start from their "
+                "defaults; start with a copy.",
             ),
             Mutant(
                 "gain and bias shared",
                 lambda norm, depths: _norms_variant(norm, depths, gain=True),
-                "statistics are private, gain and bias are shared: a sensible middle way, but DDNN's are "
-                "private whole.",
+                "the statistics are private, but weight and bias are shared; that is a sensible compromise,"
+                " but in DDNN they are private as well.",
             ),
             Mutant(
                 "a copy for the full net too",
                 lambda norm, depths: {depth: copy.deepcopy(norm) for depth in depths},
-                "the full net has a copy as well, and the module inside it is now nobody's: it keeps norm.",
+                "the full net has a copy as well, so the module inside it belongs to no depth; the full net"
+                " must keep norm.",
             ),
             Mutant(
                 "one copy for all sub-nets",
                 lambda norm, depths: dict.fromkeys(depths, copy.deepcopy(norm)) | {depths[0]: norm},
-                "the full net has its own, but the sub-nets share one copy: make one for each.",
+                "the full net has its own, but all sub-nets share one copy; make a copy for each.",
             ),
         ),
         advice="{depth: deepcopy(norm) for depth in depths} | {depths[0]: norm}.",

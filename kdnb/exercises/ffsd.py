@@ -111,18 +111,20 @@ EXERCISES = {
             Mutant(
                 "wrong side",
                 lambda attention, count: _target_variant(attention, count, sign=-1.0),
-                "the sign is turned: background should keep its attention, and the task area change.",
+                "the sign is wrong; the background should keep its attention, and the task area should "
+                "change.",
             ),
             Mutant(
                 "r of the unit map",
                 lambda attention, count: _target_variant(attention, count, norm="unit"),
-                "your r is 1, the norm of the unit map; the authors' code takes the norm from before.",
+                "your r is 1, the norm of the normalised map; the authors' code takes the norm before "
+                "normalising.",
             ),
             Mutant(
                 "raw units throughout",
                 lambda attention, count: _target_variant(attention, count, norm="none"),
-                "you start from the raw attention: consistent, and what we offer as 'consistent', but the "
-                "published target starts from the unit map.",
+                "you start from the raw attention, which is what our option 'consistent' does; the "
+                "published target starts from the normalised map.",
             ),
             Mutant(
                 "background counted from the top",
@@ -135,24 +137,27 @@ EXERCISES = {
                     attention.flatten(1).norm(dim=1)[:, None, None]
                     - F.normalize(attention.flatten(1)).view_as(attention)
                 ),
-                "every position is turned round, the background too; it should keep its attention.",
+                "you inverted every position, even in the background; the background should keep its "
+                "attention.",
             ),
             Mutant(
                 "one norm for the batch",
                 lambda attention, count: _target_variant(attention, count, norm="batch"),
-                "one norm for the whole batch lets strong pictures set r for faint ones; each has its own.",
+                "with one norm for the whole batch, pictures with strong attention set r for all others; "
+                "each picture has its own norm.",
             ),
             Mutant(
                 "normalised at the end",
                 lambda attention, count: F.normalize(diversity_target(attention, count).flatten(1)).view_as(
                     attention
                 ),
-                "you made the target a unit map at the end: sensible, but the published one is not.",
+                "you normalised the target at the end; that is sensible, but the published target is not "
+                "normalised.",
             ),
         ),
         advice=(
-            "a = attention / r with r each picture's norm, level = the count-th smallest a; "
-            "r / 2 + (r / 2 - a) * sign(a - level)."
+            "with r the norm of each picture, a = attention / r and level the count-th smallest a, the "
+            "target is r / 2 + (r / 2 - a) * sign(a - level)."
         ),
     ),
     "steady_aims": Exercise(
@@ -168,19 +173,19 @@ EXERCISES = {
             Mutant(
                 "left in eval mode",
                 _aims_left_in_eval,
-                "right aims, but the distiller stays in eval mode, so its batch norm stops learning: give "
-                "it back the mode it had.",
+                "the aims are right, but the distiller stays in eval mode, so its batch norm stops "
+                "learning; restore the mode it had.",
             ),
             Mutant(
                 "graph kept",
                 _aims_with_graph,
-                "right aims, but a graph hangs on them: the student could lower its loss by moving the "
-                "distiller; use torch.no_grad().",
+                "the aims are right, but they carry a graph, so the student could lower its loss by "
+                "changing the distiller; use torch.no_grad().",
             ),
         ),
         advice=(
-            "distiller.eval(); under torch.no_grad() made = distiller(last); distiller.train(); return made. "
-            "Or carried_back(distiller, last)."
+            "call distiller.eval(), compute the aims as distiller(last) under torch.no_grad(), call "
+            "distiller.train(), and return the aims. Or return carried_back(distiller, last)."
         ),
         bug="train mode",
     ),

@@ -136,13 +136,14 @@ EXERCISES = {
             Mutant(
                 "over space",
                 lambda maps, power: maps.abs().pow(power).mean((2, 3)),
-                "this says how active each channel is, (B, C); a map says where: average over the "
-                "channels, dim=1.",
+                "your result says how active each channel is, shape (B, C); a map says where, so average "
+                "over the channels, dim=1.",
             ),
             Mutant(
                 "sum",
                 lambda maps, power: maps.abs().pow(power).sum(1),
-                "right up to a factor C; take the mean, so that a wide layer is not brighter for its width.",
+                "your result is C times too large; take the mean, so that a layer with more channels is not"
+                " brighter for that.",
             ),
             Mutant(
                 "no power",
@@ -152,12 +153,13 @@ EXERCISES = {
             Mutant(
                 "power after the mean",
                 lambda maps, power: maps.mean(1).abs().pow(power),
-                "the power comes too late: channels have cancelled by then. |F| ** power first, mean second.",
+                "the power comes too late, because channels have cancelled by then; take |F| ** power first"
+                " and the mean second.",
             ),
             Mutant(
                 "over the batch",
                 lambda maps, power: maps.abs().pow(power).mean(0),
-                "dim=0 is the batch: you mixed the pictures. Channels are dim=1.",
+                "you averaged over dim=0, which is the batch; the channels are dim=1.",
             ),
         ),
         advice="maps.abs().pow(power).mean(1).",
@@ -169,7 +171,8 @@ EXERCISES = {
             Mutant(
                 "one sum for all",
                 lambda maps, masks: (maps * masks).sum((1, 2)) / maps.sum(),
-                "each picture is a share of its own: divide by the sum of its own map, not of the batch.",
+                "each picture has its own share; divide by the sum of its own map, not by the sum over the "
+                "batch.",
             ),
             Mutant(
                 "mean inside",
@@ -196,7 +199,8 @@ EXERCISES = {
             Mutant(
                 "not centred",
                 lambda x, y: _cosine(*_grams(x, y)),
-                "what all images share counts as likeness here; put both Gram matrices through u_centred.",
+                "what all images have in common counts as similarity here; put both Gram matrices through "
+                "u_centred.",
             ),
             Mutant(
                 "not divided",
@@ -206,11 +210,14 @@ EXERCISES = {
             Mutant(
                 "diagonal kept",
                 _centred_with_diagonal,
-                "centred, but every image is compared with itself too, which makes unrelated layers "
-                "look alike: use u_centred.",
+                "the matrices are centred, but every image is also compared with itself, which makes "
+                "unrelated layers look similar; use u_centred.",
             ),
         ),
-        advice="flatten; gram = x @ x.T; u_centred(gram) of both; sum of products over both norms.",
+        advice=(
+            "flatten both inputs, compute gram = x @ x.T and u_centred(gram) of each, then divide the sum "
+            "of their products by both norms."
+        ),
     ),
     "tap_before_relu": Exercise(
         reference=read_layer,
