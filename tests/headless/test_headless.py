@@ -21,8 +21,8 @@ from kdnb.headless.display import Display, failure_text, table
 from kdnb.headless.notebooks import Parameter, parameter_values, read_notebook, select
 
 
-def outcomes_of(notebooks: list[Path], order: RunOptions) -> dict[str, Outcome]:
-    events = run([read_notebook(path) for path in notebooks], order)
+def outcomes_of(notebooks: list[Path], options: RunOptions) -> dict[str, Outcome]:
+    events = run([read_notebook(path) for path in notebooks], options)
     return {event.notebook: event for event in events if isinstance(event, Outcome)}
 
 
@@ -75,7 +75,7 @@ def test_a_value_that_cannot_be_used_is_refused(course, pair, message):
 
 def test_a_parameter_must_be_known_to_every_notebook(course):
     notebooks = [read_notebook(path) for path in select([])]
-    with pytest.raises(InputError, match="00_start_here has no parameter 'lr', which 04_semckd knows"):
+    with pytest.raises(InputError, match="00_start_here has no parameter 'lr', which 04_semckd has"):
         parameter_values(notebooks, ["lr=0.5"])
 
 
@@ -217,12 +217,12 @@ def executed(tmp_path_factory):
     (folder / "dot.png").write_bytes(base64.b64decode(PICTURE))
     (folder / "here").mkdir()
     (folder / "here/nbconvert.py").write_text("raise ImportError('not this one')")
-    order = RunOptions(folder / "out", {"preset": "smoke", "seed": 3}, html=True, jobs=2)
+    options = RunOptions(folder / "out", {"preset": "smoke", "seed": 3}, html=True, jobs=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder / "here")
         patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
-        outcomes = outcomes_of(notebooks, order)
-    return folder, notebooks, order, outcomes
+        outcomes = outcomes_of(notebooks, options)
+    return folder, notebooks, options, outcomes
 
 
 @pytest.mark.slow
@@ -282,9 +282,9 @@ class TestExecuted:
         assert records["00_good"]["source"] == read_notebook(executed[1][0]).source
 
     def test_resume_keeps_what_is_the_same_and_runs_the_rest(self, executed):
-        folder, notebooks, order, _ = executed
+        folder, notebooks, options, _ = executed
         (folder / "out/00_good.html").unlink()
-        again = RunOptions(order.out, order.parameters, html=True, resume=True)
+        again = RunOptions(options.out, options.parameters, html=True, resume=True)
         outcomes = outcomes_of(notebooks[:2], again)
         assert {name: outcome.status for name, outcome in outcomes.items()} == {
             "00_good": "kept",
@@ -294,8 +294,8 @@ class TestExecuted:
         assert (folder / "out/00_good.html").exists()
 
     def test_resume_runs_again_with_other_parameters_or_another_source(self, executed):
-        folder, notebooks, order, _ = executed
-        other = RunOptions(order.out, {"seed": 4}, resume=True)
+        folder, notebooks, options, _ = executed
+        other = RunOptions(options.out, {"seed": 4}, resume=True)
         assert outcomes_of(notebooks[:1], other)["00_good"].status == "ok"
         make_notebook(notebooks[0], SHOW, "print('edited')")
         assert outcomes_of(notebooks[:1], other)["00_good"].status == "ok"
