@@ -141,7 +141,8 @@ class WorkerPool:
             for process in self.processes:
                 process.stdin.close()  # the signal on which a worker stops its kernel and itself
             stopping = list(self.processes)
-        deadline = time.monotonic() + 20  # a worker needs about one second
+        # A worker needs about one second. If it has to be killed, its kernel ends by itself.
+        deadline = time.monotonic() + 20
         for process in stopping:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))

@@ -21,7 +21,7 @@ FOLDERS = {
     "CIFAR-10, ResNet-20": ("ffsd_cifar10", "resnet20"),
 }
 KEPT = ("leader", "student1", "student")
-ONE = "one, ramp_epochs 11"  # a quarter of the training, as in its code
+ONE = "one, ramp_epochs 11"  # the weight rises during a quarter of the training, as in ONE's code
 
 HEAD = """# FFSD's tables, ours beside theirs
 
