@@ -8,7 +8,7 @@ from kdnb.analysis.association import (
     relative_entropy,
 )
 from kdnb.analysis.batch_norm import batch_norm_gap
-from kdnb.analysis.classes import class_similarity, family_contrast, logit_similarity, siblings_found
+from kdnb.analysis.classes import class_similarity, logit_similarity, siblings_found
 from kdnb.analysis.gradcam import grad_cam
 from kdnb.analysis.links import link_agreement, link_norms, link_share
 from kdnb.analysis.maps import centre_maps, edge_maps, normalised, uniform_maps
@@ -26,7 +26,6 @@ __all__ = [
     "cka_matrix",
     "class_similarity",
     "edge_maps",
-    "family_contrast",
     "grad_cam",
     "iou_at_equal_area",
     "linear_cka",

@@ -78,32 +78,6 @@ def siblings_found(similarity: Tensor, families: Sequence[int]) -> float:
     return (family[nearest] == family).double().mean().item()
 
 
-def family_contrast(similarity: Tensor, families: Sequence[int]) -> float:
-    """The mean similarity within families minus the mean similarity between families.
-
-    Args:
-        similarity: The similarity of every two classes, (K, K). The diagonal is not used.
-
-        families: The number of the family of each class, K numbers.
-
-    Returns:
-        The difference. It is 0 if the network does not distinguish the families.
-
-    Raises:
-        InputError: If there are no two classes of one family, or no two classes of different families.
-    """
-    family = torch.tensor(families)
-    others = ~torch.eye(len(family), dtype=torch.bool)
-    alike = family[:, None] == family
-    inside, between = similarity[alike & others], similarity[~alike]
-    if not len(inside) or not len(between):
-        raise InputError(
-            "The contrast needs two families or more, and one of them with two classes or more; "
-            f"found {list(families)}."
-        )
-    return (inside.mean() - between.mean()).item()
-
-
 def _class_means(values: Tensor, labels: Tensor) -> Tensor:
     """The mean row of each class: (N, K) values and (N,) labels give (K, K)."""
     classes = values.shape[1]

@@ -1,6 +1,7 @@
 """The command line: ``kdnb run | train | list | doctor | lab | bench``.
 
-Bad input ends with one line on standard error and exit code 2; a traceback is a bug of ours.
+Bad input ends the program with one line on standard error and exit code 2. A traceback is always a bug of
+this package.
 """
 
 import os
@@ -18,14 +19,38 @@ from kdnb.errors import InputError, require_choice
 
 
 class Course(click.Group):
-    """A group that names the nearest command, and prints what the user can mend as one line."""
+    """A group of commands that answers a wrong name with the nearest one.
+
+    Errors that the user can mend are printed as one line, without a traceback.
+    """
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        """Finds the command that the arguments name.
+
+        Args:
+            ctx: Click's context.
+
+            args: The arguments, of which the first is the name.
+
+        Returns:
+            What click's own method returns.
+
+        Raises:
+            InputError: If there is no command of that name.
+        """
         if not ctx.resilient_parsing and not args[0].startswith("-"):
             require_choice("command", args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
+        """Runs the command and turns errors into exit codes.
+
+        Args:
+            ctx: Click's context.
+
+        Returns:
+            What the command returns.
+        """
         try:
             return super().invoke(ctx)
         except InputError as error:
@@ -46,12 +71,18 @@ def main() -> None:
 
 @main.command(short_help="Execute notebooks.")
 @click.argument("numbers", nargs=-1, metavar="[NUMBER]...")
-@click.option("-p", "pairs", multiple=True, metavar="name=value", help="Set a parameter; repeatable.")
-@click.option("--preset", metavar="P", help="smoke, quick or paper: short for -p preset=P.")
-@click.option("--out", default="executed", type=click.Path(path_type=Path), show_default=True)
+@click.option("-p", "pairs", multiple=True, metavar="name=value", help="Set a parameter. May be repeated.")
+@click.option("--preset", metavar="P", help="smoke, quick or paper. Short for -p preset=P.")
+@click.option(
+    "--out",
+    default="executed",
+    type=click.Path(path_type=Path),
+    show_default=True,
+    help="Folder for the executed notebooks.",
+)
 @click.option("--html", is_flag=True, help="Also write each notebook as an HTML page.")
-@click.option("--jobs", default=1, type=click.IntRange(min=1), help="Notebooks at a time.")
-@click.option("--resume", is_flag=True, help="Skip what finished with the same parameters.")
+@click.option("--jobs", default=1, type=click.IntRange(min=1), help="How many notebooks run at a time.")
+@click.option("--resume", is_flag=True, help="Skip notebooks that finished with the same parameters.")
 def run(
     numbers: tuple[str, ...],
     pairs: tuple[str, ...],
@@ -61,10 +92,10 @@ def run(
     jobs: int,
     resume: bool,
 ) -> None:
-    """Execute the notebooks called NUMBER (0, 00 or 00_start_here); all if none is named.
+    """Execute the notebooks that NUMBER names, such as 0, 00 or 00_start_here.
 
-    The executed notebooks and summary.json land in the folder --out. 'kdnb list' shows the
-    notebooks and their parameters.
+    Without NUMBER, all notebooks are executed. The executed notebooks and summary.json are written to
+    the folder --out. 'kdnb list' shows the notebooks and their parameters.
     """
     from kdnb import headless
     from kdnb.headless.display import failure_text, table
@@ -79,8 +110,8 @@ def run(
             "notebooks run at a time.",
             err=True,
         )
-    order = headless.Order(out, values, html, min(jobs, headless.cores()), resume)
-    outcomes = _run_and_show(notebooks, order)
+    options = headless.RunOptions(out, values, html, min(jobs, headless.cores()), resume)
+    outcomes = _run_and_show(notebooks, options)
     failed = [outcome for outcome in outcomes if outcome.failure]
     for outcome in failed:
         click.echo(f"\n{failure_text(outcome)}\n", err=True)
@@ -89,14 +120,17 @@ def run(
         sys.exit(1)
 
 
-def _run_and_show(notebooks: list, order: object) -> list:
-    """The outcomes in the order of ``notebooks``; on Ctrl-C, a word on how to go on, and 130."""
+def _run_and_show(notebooks: list, options: object) -> list:
+    """Returns the outcomes in the order of ``notebooks``.
+
+    On Ctrl-C it prints the command that continues the run, and exits with 130.
+    """
     from kdnb import headless
     from kdnb.headless.display import Display
 
     outcomes = {}
     names = [notebook.stem for notebook in notebooks]
-    events = headless.run(notebooks, order)
+    events = headless.run(notebooks, options)
     try:
         with closing(Display(names, sys.stderr)) as display, closing(events):
             for event in events:
@@ -104,10 +138,10 @@ def _run_and_show(notebooks: list, order: object) -> list:
                 if isinstance(event, headless.Outcome):
                     outcomes[event.notebook] = event
     except KeyboardInterrupt:
-        command = [*sys.argv[1:], *([] if order.resume else ["--resume"])]
+        command = [*sys.argv[1:], *([] if options.resume else ["--resume"])]
         click.echo(
             f"Stopped: {len(outcomes)} of {len(notebooks)} notebooks are done and kept in "
-            f"{order.out}. Go on with: kdnb {shlex.join(command)}",
+            f"{options.out}. Go on with: kdnb {shlex.join(command)}",
             err=True,
         )
         sys.exit(130)
@@ -137,7 +171,9 @@ def list_() -> None:
         for option, default in method_options(method).items():
             click.echo(f"        {option} = {option_word(default)}")
     _section("Networks (cost for 10 classes, one 32 x 32 picture)", {n: _cost(n) for n in NETWORKS})
-    click.echo(f"  NAME{DYNAMIC}: any of these with every convolution made dynamic, as ECD's teacher")
+    click.echo(
+        f"  NAME{DYNAMIC}: any of these networks with all convolutions made dynamic, like the teacher of ECD"
+    )
     _section("Data sets", DATASETS)
 
 
@@ -159,9 +195,9 @@ def _section(title: str, lines: dict[str, str]) -> None:
         click.echo(f"  {name:{width}}  {line}".rstrip())
 
 
-@main.command(short_help="Check this machine, with remedies.")
+@main.command(short_help="Check this machine and name remedies.")
 def doctor() -> None:
-    """Check that this machine can run the course, and say how to mend what cannot."""
+    """Check whether this machine can run the course, and say how to mend what is wrong."""
     from kdnb.commands.doctor import examine
 
     failed = False
@@ -180,7 +216,7 @@ def doctor() -> None:
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def lab(arguments: tuple[str, ...]) -> None:
-    """Open JupyterLab on the notebooks; ARGUMENTS go to JupyterLab."""
+    """Open JupyterLab on the notebooks. ARGUMENTS are passed on to JupyterLab."""
     from kdnb.paths import course_folder
 
     folder = str(course_folder("notebooks"))

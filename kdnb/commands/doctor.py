@@ -1,7 +1,7 @@
-"""Can this machine run the course? Each check says what it found, and how to mend it.
+"""Checks whether this machine can run the course, and says how to mend what is wrong.
 
-The checks are functions of what was found, so that the tests can feed them any machine;
-``examine`` looks at this one.
+Each check is a function of what was found, so that tests can describe any machine to it. ``examine``
+describes this one.
 """
 
 import importlib.metadata
@@ -34,7 +34,17 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Check:
-    """One line of ``kdnb doctor``: status is ``ok``, ``warn`` or ``FAIL``; remedy, a command."""
+    """One line of ``kdnb doctor``.
+
+    Attributes:
+        name: What was checked.
+
+        status: ``ok``, ``warn`` or ``FAIL``.
+
+        found: What was found.
+
+        remedy: What to do about it, usually a command. It is empty if nothing needs to be done.
+    """
 
     name: str
     status: str
@@ -43,7 +53,14 @@ class Check:
 
 
 def python_check(version: tuple[int, ...]) -> Check:
-    """Python 3.10 or newer."""
+    """Checks that Python is version 3.10 or newer.
+
+    Args:
+        version: The version as numbers.
+
+    Returns:
+        The check.
+    """
     found = ".".join(map(str, version[:3]))
     if version >= (3, 10):
         return Check("Python", "ok", found)
@@ -52,7 +69,16 @@ def python_check(version: tuple[int, ...]) -> Check:
 
 
 def dependency_checks(requirements: list[str], version_of: Callable[[str], str | None]) -> list[Check]:
-    """One check for each requirement that applies here; extras are left out."""
+    """Checks the versions of all packages that are required here. Requirements of extras are left out.
+
+    Args:
+        requirements: Requirements in the form that package metadata has.
+
+        version_of: Returns the installed version of a package, or None if it is not installed.
+
+    Returns:
+        One check for each requirement.
+    """
     wanted = [Requirement(line) for line in requirements]
     wanted = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
     return [_dependency_check(one, version_of(one.name)) for one in wanted]
@@ -68,14 +94,25 @@ def _dependency_check(wanted: Requirement, version: str | None) -> Check:
 
 
 def torch_pair_check(torch: str, torchvision: str) -> Check:
-    """torch 2.N belongs with torchvision 0.(N+15), from 2.14 on with 0.29; of the pairs that
-    came later we know nothing, and trust the import."""
+    """Checks that the versions of torch and torchvision belong together.
+
+    Torch 2.N belongs with torchvision 0.(N+15), and with 0.29 from torch 2.14 on. Which versions belong with
+    torch after 2.15 was not known when this was written. Such pairs pass here, and ``import_check`` decides.
+
+    Args:
+        torch: Version of torch.
+
+        torchvision: Version of torchvision.
+
+    Returns:
+        The check.
+    """
     found = f"torch {torch} with torchvision {torchvision}"
     try:
         major, minor = Version(torch).release[:2]
         vision = Version(torchvision).release[:2]
     except InvalidVersion:
-        return Check("torch pair", "warn", f"{found}: no version numbers we can read", TORCH_REMEDY)
+        return Check("torch pair", "warn", f"{found}: these version numbers cannot be read", TORCH_REMEDY)
     newest = (major, minor) > (2, 15)
     belongs = (0, min(minor + 15, 29))
     if major < 2 or (not newest and vision != belongs):
@@ -85,7 +122,16 @@ def torch_pair_check(torch: str, torchvision: str) -> Check:
 
 
 def import_check(code: int, errors: str) -> Check:
-    """Whether torch and torchvision can be imported together, from a trial in another process."""
+    """Checks whether torch and torchvision can be imported together, which another process has tried.
+
+    Args:
+        code: Exit code of that process.
+
+        errors: What it wrote to standard error.
+
+    Returns:
+        The check.
+    """
     if code == 0:
         return Check("torch import", "ok", "torch and torchvision load together")
     last = (errors.strip().splitlines() or [f"the process ended with code {code}"])[-1]
@@ -95,7 +141,17 @@ def import_check(code: int, errors: str) -> Check:
 
 
 def device_check(probe: dict, cores: int) -> Check:
-    """What the networks will be trained on; a CPU is good enough for every quick preset."""
+    """Says on which device networks will be trained. A CPU is fast enough for every quick preset.
+
+    Args:
+        probe: What the trial process found: names of CUDA devices, whether there is MPS, the number of
+            threads, and whether bf16 is fast.
+
+        cores: Number of processors.
+
+    Returns:
+        The check, which is always ok.
+    """
     if probe["cuda"]:
         return Check("device", "ok", f"cuda: {', '.join(probe['cuda'])}; {cores} cores")
     if probe["mps"]:
@@ -105,12 +161,21 @@ def device_check(probe: dict, cores: int) -> Check:
 
 
 def kernel_check(argv: list[str] | None, executable: str) -> Check:
-    """Whether the Jupyter kernel called python3 is this interpreter, environment and all."""
+    """Checks that the Jupyter kernel called python3 runs this interpreter with this environment.
+
+    Args:
+        argv: The command line that starts the kernel, or None if there is no kernel of that name.
+
+        executable: Path of this interpreter.
+
+    Returns:
+        The check.
+    """
     remedy = f"{executable} -m ipykernel install --sys-prefix"
     if not argv:
         return Check("Jupyter kernel", "FAIL", "there is no kernel called python3", remedy)
-    # Jupyter replaces a bare name by its own interpreter. Links are not followed: the
-    # interpreters of two environments may well be links to the same file.
+    # Jupyter replaces a bare name by its own interpreter. Links are not followed, because the
+    # interpreters of two environments may be links to the same file.
     bare = Path(argv[0]).name == argv[0] and argv[0].startswith("python")
     if bare or Path(argv[0]).absolute().parent == Path(executable).absolute().parent:
         return Check("Jupyter kernel", "ok", f"python3 is {executable}")
@@ -119,7 +184,16 @@ def kernel_check(argv: list[str] | None, executable: str) -> Check:
 
 
 def disk_check(free: int, folder: Path) -> Check:
-    """At least 2 GB where the course lives."""
+    """Checks that 2 GB are free where the course lives.
+
+    Args:
+        free: Free space in bytes.
+
+        folder: Folder of the course.
+
+    Returns:
+        The check.
+    """
     found = f"{free / 1e9:.1f} GB free in {folder}"
     if free >= 2e9:
         return Check("disk", "ok", found)
@@ -127,7 +201,14 @@ def disk_check(free: int, folder: Path) -> Check:
 
 
 def output_check(folder: Path) -> Check:
-    """Whether ``kdnb run`` could write its default output folder; nothing is made."""
+    """Checks that ``kdnb run`` could write its default output folder. Nothing is created.
+
+    Args:
+        folder: The output folder.
+
+    Returns:
+        The check.
+    """
     parent = next(place for place in (folder, *folder.parents) if place.exists())
     if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
         return Check("output folder", "ok", f"{folder} can be written")
@@ -136,7 +217,14 @@ def output_check(folder: Path) -> Check:
 
 
 def examine(output: Path) -> Iterator[Check]:
-    """All the checks, on this machine, one after the other; importing torch takes seconds."""
+    """Makes all checks of this machine, one after the other. Importing torch takes seconds.
+
+    Args:
+        output: The default output folder of ``kdnb run``.
+
+    Yields:
+        The checks.
+    """
     yield python_check(sys.version_info[:3])
     if _version("kdnb") is None:
         yield Check("kdnb", "FAIL", "not installed in this environment", f"pip install -e {PROJECT}")

@@ -1,4 +1,4 @@
-"""Data sets in memory, by name or from a folder of your own pictures."""
+"""Data sets that are kept in memory, by name or from a folder of your own pictures."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 DATASETS = {
-    "shapes": "12 outlines in 6 families of look-alikes, drawn by code; 32 x 32, with object masks",
+    "shapes": "12 outlines in 6 families that look alike, drawn by code, 32 x 32, with object masks",
     "cifar10": "60,000 photographs in 10 classes, 32 x 32, downloaded by torchvision",
     "cifar100": "60,000 photographs in 100 classes, 32 x 32, downloaded by torchvision",
     "PATH": "your pictures: a folder train/<class>/*, test/<class>/* (or just <class>/*), or a "
@@ -41,13 +41,28 @@ def load(
     validation: float = 0.1,
     root: str | Path | None = None,
 ) -> Dataset:
-    """A data set by name, or from the path of an image folder or of an archive of one.
+    """Loads a data set.
 
-    size: height and width that pictures of a folder are brought to; named sets are always 32.
-    validation: share of the training pictures held out, stratified by class with ``seed``.
-    root: where CIFAR is downloaded and archives are unpacked; the course's ``data`` folder if None.
+    Args:
+        data: The name of a data set, or the path of a folder of pictures or of an archive of such a folder.
 
-    Raises InputError for an unknown name or missing path, and for anything wrong with the pictures.
+        size: Height and width in pixels to which the pictures of a folder are brought. The pictures of named
+            data sets are always 32 pixels high and wide.
+
+        seed: Seed of the split into parts, and of the pictures of ``shapes``.
+
+        validation: Share of the training pictures that are held out for validation. Every class gives the
+            same share.
+
+        root: The folder into which CIFAR is downloaded and archives are unpacked. None means the course's
+            ``data`` folder.
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: If the name is unknown, if there is nothing at the path, if ``validation`` is not
+            between 0 and 1, or if the pictures cannot be used.
     """
     root = Path(root).expanduser() if root is not None else PROJECT / "data"
     if not 0 < validation < 1:

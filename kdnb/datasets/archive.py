@@ -1,4 +1,4 @@
-"""Archives of pictures, unpacked once, and only into their own folder."""
+"""Archives of pictures, which are unpacked once and only into a folder of their own."""
 
 import os
 import shutil
@@ -20,16 +20,27 @@ DAMAGED = (
     BadGzipFile,
     EOFError,
     UnicodeError,
-    RuntimeError,  # a zip with a password, or packed in a way that zipfile does not know
+    RuntimeError,  # a zip with a password or with an unknown compression
 )
 
 
 def unpacked(archive: Path, *, cache: Path) -> Path:
-    """The folder that holds the contents of ``archive``, unpacked now or on an earlier call.
+    """Unpacks an archive, unless an earlier call has done so.
 
-    A changed archive (by path, size or time) is unpacked anew. The folder appears whole or not at
-    all. Raises InputError for another format, a damaged archive, or a member that is a link or
-    would leave the folder: nothing is unpacked then.
+    An archive whose path, size or time has changed is unpacked again. The folder appears as a whole or not at
+    all.
+
+    Args:
+        archive: A ``.tar.gz``, ``.tgz`` or ``.zip`` file.
+
+        cache: The folder in which the folders of unpacked archives lie.
+
+    Returns:
+        The folder that holds the contents of the archive.
+
+    Raises:
+        InputError: If the archive has another format or is damaged, if one of its members is a link or would
+            be written outside the folder, or if there is no space. Nothing is unpacked then.
     """
     if not archive.name.lower().endswith(SUFFIXES):
         raise InputError(f"{archive} is a file but not an archive of pictures ({', '.join(SUFFIXES)}).")
@@ -62,7 +73,7 @@ def _move(folder: Path, target: Path) -> None:
     try:
         folder.rename(target)
     except OSError:
-        if not target.is_dir():  # it is there when another process was faster: as good as ours
+        if not target.is_dir():  # another process may have unpacked the same archive first
             raise
 
 
@@ -74,7 +85,7 @@ def _extract(archive: Path, folder: Path) -> None:
         return
     with tarfile.open(archive) as file:
         members = file.getmembers()
-        while file.fileobj.read(1 << 20):  # to the end, where the checksum is: tar stops before it
+        while file.fileobj.read(1 << 20):  # tarfile stops before the checksum, which is at the end
             pass
         _refuse(archive, [(member.name, _is_special(member)) for member in members])
         for member in members:
@@ -96,7 +107,7 @@ def _is_link(info: zipfile.ZipInfo) -> bool:
 
 
 def _refuse(archive: Path, members: list[tuple[str, bool]]) -> None:
-    """Raises for names that leave the folder, and for what is neither a file nor a folder."""
+    """Raises InputError for members that would leave the folder, or that are neither files nor folders."""
     for name, special in members:
         path = PurePosixPath(name.replace("\\", "/"))
         outside = path.is_absolute() or ".." in path.parts or bool(os.path.splitdrive(name)[0])

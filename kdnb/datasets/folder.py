@@ -1,4 +1,4 @@
-"""Your own pictures: a folder of classes, of any size and mode, brought to one size."""
+"""Your own pictures: a folder with one folder for each class. Pictures may have any size and colour mode."""
 
 import os
 from pathlib import Path
@@ -12,32 +12,51 @@ from kdnb.datasets.dataset import Dataset, Part, stratified_split
 from kdnb.errors import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-LISTED = 10  # unreadable pictures named in one error
-TEST_SHARE = 0.2  # of a folder that has no test part
+LISTED = 10  # how many unreadable pictures one error names
+TEST_SHARE = 0.2  # taken from a folder that has no test part
 PARTS = ("train", "val", "test")
 
 
 def image_folder(
     path: Path, *, size: int = 32, seed: int = 0, validation: float = 0.1, cache: Path
 ) -> Dataset:
-    """The data set in a folder, or in a ``.tar.gz`` or ``.zip`` of one, unpacked into ``cache``.
+    """Loads the data set in a folder of pictures, or in an archive of such a folder.
 
-    ``train/<class>/*`` with ``test/<class>/*``, ``val/<class>/*`` or both: ``val`` serves as the
-    test part where there is no ``test``. Classes alone, ``<class>/*``, are split with the seed: a
-    fifth of every class is the test part. Pictures are turned upright, made RGB, resized so that
-    the shorter side is ``size``, and centre-cropped.
+    A folder may have its parts in ``train/<class>/*`` with ``test/<class>/*``, ``val/<class>/*`` or both. If
+    there is no ``test``, ``val`` serves as the test part. A folder may also have only ``<class>/*``. Then a
+    fifth of every class becomes the test part.
 
-    Raises InputError for an empty folder, fewer than two classes, parts with different classes, too
-    few pictures of a class to split, and unreadable pictures (up to ten are named).
+    Every picture is turned upright, converted to RGB, resized so that its shorter side has ``size`` pixels,
+    and cropped around its centre.
+
+    Args:
+        path: The folder, or a ``.tar.gz``, ``.tgz`` or ``.zip`` file.
+
+        size: Height and width of the pictures in pixels, at least 8.
+
+        seed: Seed of the splits.
+
+        validation: Share of the training pictures that are held out for validation, if the folder does not
+            have all three parts. Every class gives the same share.
+
+        cache: The folder into which archives are unpacked.
+
+    Returns:
+        The data set, named after the folder or archive.
+
+    Raises:
+        InputError: If the folder is empty, if it has fewer than two classes, if its parts have different
+            classes, if a class has too few pictures to split, or if pictures cannot be read. Up to ten
+            unreadable pictures are named.
     """
     if size < 8:
         raise InputError(f"size must be at least 8 pixels, found {size}.")
-    root = _descend(unpacked(path, cache=cache) if path.is_file() else path)
+    root = _innermost(unpacked(path, cache=cache) if path.is_file() else path)
     folders = {name: root / name for name in PARTS if (root / name).is_dir()}
     if not folders:
         files, classes = _scan(root)
-        learn, test = _divided(_read(files, size), TEST_SHARE, "test", classes, seed)
-        return _with_validation(path, classes, learn, test, validation, seed)
+        train, test = _split_part(_read(files, size), TEST_SHARE, "test", classes, seed)
+        return _with_validation(path, classes, train, test, validation, seed)
     if "train" not in folders:
         raise InputError(
             f"{root} has {' and '.join(map(repr, folders))} but no 'train'. Add it, or put the "
@@ -61,27 +80,29 @@ def image_folder(
 
 
 def _with_validation(
-    path: Path, classes: tuple[str, ...], learn: Part, test: Part, validation: float, seed: int
+    path: Path, classes: tuple[str, ...], train: Part, test: Part, validation: float, seed: int
 ) -> Dataset:
-    train, held_out = _divided(learn, validation, "validation", classes, seed)
+    train, held_out = _split_part(train, validation, "validation", classes, seed)
     return Dataset.of(path.name, classes, train=train, validation=held_out, test=test)
 
 
-def _divided(part: Part, share: float, other: str, classes: tuple[str, ...], seed: int) -> tuple[Part, Part]:
-    """What is kept, and the ``share`` of every class that becomes the ``other`` part."""
+def _split_part(
+    part: Part, share: float, other: str, classes: tuple[str, ...], seed: int
+) -> tuple[Part, Part]:
+    """Splits a part into what remains and the ``share`` of every class that goes to the ``other`` part."""
     counts = part.labels.bincount(minlength=len(classes)).tolist()
     if min(counts) < 2:
         scarce = [name for name, count in zip(classes, counts, strict=True) if count < 2]
         raise InputError(
-            f"There are too few pictures of {', '.join(map(repr, scarce))}: none is left to "
-            f"learn from when one goes to the {other} part. Add pictures; four of a class are always enough."
+            f"There are too few pictures of {', '.join(map(repr, scarce))}: none is left for "
+            f"training when one goes to the {other} part. Add pictures; four of a class are always enough."
         )
     taken, kept = stratified_split(part.labels, share, seed=seed)
     return part.take(kept), part.take(taken)
 
 
-def _descend(root: Path) -> Path:
-    """Past wrapping folders, as archives have them: one folder inside, no pictures beside it."""
+def _innermost(root: Path) -> Path:
+    """Skips folders that hold nothing but one other folder, as archives often have them."""
     entries = [
         entry
         for entry in root.iterdir()
@@ -90,12 +111,12 @@ def _descend(root: Path) -> Path:
     if len(entries) == 1 and entries[0].is_dir() and entries[0].name not in PARTS:
         inside = [entry for entry in entries[0].iterdir() if entry.is_dir()]
         if inside:
-            return _descend(entries[0])
+            return _innermost(entries[0])
     return root
 
 
 def _scan(folder: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
-    """Every picture with the number of its class, and the classes, in order of name."""
+    """Returns every picture with the number of its class, and the classes in the order of their names."""
     found = {}
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not _hidden(entry.name) and (pictures := _pictures(entry)):
@@ -134,7 +155,7 @@ def _same_classes(root: Path, part: str, train: tuple[str, ...], other: tuple[st
 
 
 def _read(files: list[tuple[Path, int]], size: int) -> Part:
-    # One after the other: Pillow decodes under Python's lock, so threads only wait for each other.
+    # Threads would not help, because Pillow holds Python's lock while it decodes.
     pictures = [_picture(file, size) for file, _ in files]
     bad = [f"  {picture}" for picture in pictures if isinstance(picture, str)]
     if bad:
@@ -149,17 +170,17 @@ def _read(files: list[tuple[Path, int]], size: int) -> Part:
 
 
 def _picture(file: Path, size: int) -> np.ndarray | str:
-    """The picture as uint8 (size, size, 3), or a line that says why it cannot be read."""
+    """Returns the picture as uint8 (size, size, 3), or a line that says why it cannot be read."""
     try:
         with Image.open(file) as opened:
-            opened.draft(None, (4 * size, 4 * size))  # a large JPEG: decoded at 1/2, 1/4 or 1/8
+            opened.draft(None, (4 * size, 4 * size))  # a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size
             ImageOps.exif_transpose(opened, in_place=True)
             image = opened
-            if image.mode.startswith("I"):  # 16 bits a pixel: keep the high byte
+            if image.mode.startswith("I"):  # with 16 bits for each pixel, keep the high byte
                 high = (np.asarray(image) // 256).clip(0, 255)
                 image = Image.fromarray(high.astype(np.uint8))
             image = image.convert("RGB")
-    except Exception as error:  # on damaged files the many decoders raise almost anything
+    except Exception as error:  # decoders raise almost any error for damaged files
         return f"{file}: {type(error).__name__}: {error}"
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)

@@ -1,8 +1,9 @@
-"""Shapes: twelve outlines in six families of look-alikes, drawn by code from a seed.
+"""Shapes: pictures of twelve outlines, which code draws from a seed.
 
-Every picture is 32 x 32 RGB: a textured background, small distractors, and one textured object with
-its mask. Because two members of a family look alike, a good network confuses them *for a reason*,
-and a teacher's soft labels can be compared with similarities that are known beforehand.
+Every picture is 32 x 32 RGB. It has a textured background, small distractors, and one textured object with
+its mask. The outlines form six families of two that look alike: round, box, wedge, star, ring and cross.
+A good network confuses the members of a family *for a reason*. A teacher's soft labels can therefore be
+compared with similarities that are known beforehand.
 """
 
 from collections.abc import Callable
@@ -15,12 +16,11 @@ from kdnb.datasets.dataset import Dataset, Part, stratified_split
 from kdnb.seeds import derived_seed
 
 SIZE = 32
-FAMILIES = ("round", "box", "wedge", "star", "ring", "cross")
-CHUNK = 1000  # images drawn at a time: about 100 MB of float64
+CHUNK = 1000  # how many images are drawn at a time, which takes about 100 MB in float64
 
 
-# Outlines. u, v (N, H, W): coordinates in which the object fits the unit circle, v pointing down.
-# Each returns a signed distance in those units, negative inside.
+# The outlines. u and v, both (N, H, W), are coordinates in which the object fits the unit circle. v points
+# down. Each function returns a signed distance in these units, which is negative inside.
 
 
 def _disc(u: Tensor, v: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def _trapezoid(u: Tensor, v: Tensor) -> Tensor:
 def _star(u: Tensor, v: Tensor, *, points: int, waist: float) -> Tensor:
     radius, sector = (u.square() + v.square()).sqrt(), 2 * pi / points
     angle = torch.remainder(torch.atan2(u, -v), sector)
-    angle = torch.minimum(angle, sector - angle)  # 0 at a tip, half a sector at the waist
+    angle = torch.minimum(angle, sector - angle)  # 0 at a tip of the star, half a sector between two tips
     along, across = radius * angle.cos(), radius * angle.sin()
     half = torch.tensor(sector / 2, dtype=u.dtype)
     edge_along, edge_across = waist * half.cos() - 1, waist * half.sin()
@@ -104,22 +104,47 @@ CLASSES = tuple(OUTLINES)
 def shapes(
     *, seed: int = 0, train: int = 4500, validation: int = 500, test: int = 2000, cue: float = 0.0
 ) -> Dataset:
-    """The data set, the same bits from the same seed.
+    """Draws the data set. The same seed always gives the same bits.
 
-    cue: share of pictures that carry a coloured corner patch. In training and validation its colour
-    gives the class away; in the test part its colour is random, so a network that learned the cue
-    is found out. 0 draws no patch.
+    Args:
+        seed: Seed of all pictures and of the split.
+
+        train: Number of training pictures.
+
+        validation: Number of validation pictures.
+
+        test: Number of test pictures.
+
+        cue: Share of pictures with a coloured patch in a corner. In the training and validation parts its
+            colour reveals the class. In the test part its colour is random, which exposes a network that has
+            learned the cue. With 0 there are no patches.
+
+    Returns:
+        The data set, with object masks and the families of the classes.
     """
-    learn = draw(train + validation, seed=derived_seed(seed, "learn"), cue=cue)
-    kept, held_out = stratified_split(learn.labels, train / (train + validation), seed=seed)
-    tested = draw(test, seed=derived_seed(seed, "test"), cue=cue, cue_tells=False)
+    drawn = draw(train + validation, seed=derived_seed(seed, "learn"), cue=cue)
+    kept, held_out = stratified_split(drawn.labels, train / (train + validation), seed=seed)
+    test_part = draw(test, seed=derived_seed(seed, "test"), cue=cue, cue_tells=False)
     families = tuple(index // 2 for index in range(len(CLASSES)))
-    parts = {"train": learn.take(kept), "validation": learn.take(held_out), "test": tested}
+    parts = {"train": drawn.take(kept), "validation": drawn.take(held_out), "test": test_part}
     return Dataset.of("shapes", CLASSES, **parts, families=families)
 
 
 def draw(count: int, *, seed: int, cue: float = 0.0, cue_tells: bool = True) -> Part:
-    """``count`` pictures, classes as equal in number as can be, with object masks."""
+    """Draws pictures with their object masks. The classes are as equal in number as possible.
+
+    Args:
+        count: Number of pictures.
+
+        seed: Seed of everything that is random in them.
+
+        cue: Share of pictures with a coloured patch in a corner.
+
+        cue_tells: Whether the colour of the patch reveals the class. Otherwise it is random.
+
+    Returns:
+        The pictures, their labels and their masks.
+    """
     generator = torch.Generator().manual_seed(seed)
     labels = (torch.arange(count) % len(CLASSES))[torch.randperm(count, generator=generator)]
     chunks = [_paint(chunk, generator, cue, cue_tells) for chunk in labels.split(CHUNK)]
@@ -138,7 +163,7 @@ def _paint(labels: Tensor, generator: torch.Generator, cue: float, cue_tells: bo
     y, x = axis[None, :, None], axis[None, None, :]
     ground = uniform(0.1, 0.6, 3)
     canvas = ground[:, None, None, :] + _texture(uniform, x, y, strength=0.10)
-    for _ in range(4):  # distractors: small bars and blobs behind the object
+    for _ in range(4):  # distractors, which are small bars and blobs behind the object
         u, v, scale = _placed(x, y, uniform, (1.5, 3.5), (1.0, 31.0), pi)
         coverage = _coverage(torch.maximum(u.abs() - 1, v.abs() - uniform(0.4, 1, 1, 1)), scale)
         canvas = _over(canvas, (ground + uniform(-0.4, 0.4, 3))[:, None, None, :], coverage)
@@ -158,7 +183,7 @@ def _paint(labels: Tensor, generator: torch.Generator, cue: float, cue_tells: bo
 
 
 def _texture(uniform: Callable[..., Tensor], x: Tensor, y: Tensor, *, strength: float) -> Tensor:
-    """Three coloured gratings of random direction and wavelength: (N, H, W, 3)."""
+    """Returns the sum of three coloured gratings of random direction and wavelength, shape (N, H, W, 3)."""
     total = torch.zeros(1, dtype=torch.float64)
     for _ in range(3):
         direction, wavelength = uniform(0, pi, 1, 1), uniform(3, 16, 1, 1)
@@ -176,7 +201,7 @@ def _placed(
     centres: tuple[float, float],
     turn: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Coordinates u, v (N, H, W) of an object at a random place, size and turn, and its size."""
+    """Returns coordinates u, v (N, H, W) of an object at a random place, size and angle, and its size."""
     scale, angle = uniform(*scales, 1, 1), uniform(-turn, turn, 1, 1)
     dx, dy = x - uniform(*centres, 1, 1), y - uniform(*centres, 1, 1)
     u = (angle.cos() * dx + angle.sin() * dy) / scale
@@ -185,7 +210,7 @@ def _placed(
 
 
 def _coverage(distance: Tensor, scale: Tensor) -> Tensor:
-    """How much of each pixel an outline covers, from its signed distance: anti-aliasing."""
+    """Returns which share of each pixel an outline covers, from its signed distance (anti-aliasing)."""
     return (0.5 - distance * scale).clamp(0, 1)
 
 

@@ -1,4 +1,7 @@
-"""Exercises for the notebooks: ``lesson(number)`` gives the checks of one notebook."""
+"""The exercises of the notebooks.
+
+``lesson(number)`` returns the exercises and questions of one notebook, ready to check answers.
+"""
 
 import inspect
 
@@ -21,13 +24,29 @@ LESSONS = {
 
 
 def lesson(number: str) -> Lesson:
-    """A fresh Lesson for notebook ``number``, such as ``"01"``: nothing is done yet."""
+    """Returns the exercises and questions of one notebook, with nothing done yet.
+
+    Args:
+        number: Number of the notebook, such as ``"01"``.
+
+    Returns:
+        A new ``Lesson``, which shares no progress with others.
+
+    Raises:
+        InputError: If there is no notebook of that number. The message names the nearest one.
+    """
     module = LESSONS[require_choice("lesson", number, LESSONS)]
     return Lesson(module.EXERCISES, module.QUESTIONS)
 
 
 def show_source(thing: object) -> None:
-    """Displays the source of a function or class of the library: the answer key."""
+    """Displays the source of a function or class in a notebook.
+
+    The notebooks use it to show the library's version of an exercise, which is the answer key.
+
+    Args:
+        thing: A function, method or class.
+    """
     from IPython.display import Code, display
 
     display(Code(inspect.getsource(thing), language="python"))

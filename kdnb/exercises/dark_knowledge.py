@@ -1,28 +1,24 @@
-"""Exercises of notebook 01: temperature, the T^2, the KL divergence and its traps."""
+"""Exercises of notebook 01: temperature, its square in the loss, and the mistakes made with KL divergence."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdnb.analysis import class_similarity
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import normal, tensor_from
 from kdnb.functional import kd_loss, soft_labels
 
 
-def _logits(seed: int, *shape: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return 3 * torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
 def _probe_soft_labels(function) -> list[Tensor]:
-    return [tensor_from(function(_logits(0, 4, 7), temperature)) for temperature in (1.0, 4.0)]
+    return [tensor_from(function(normal(0, 4, 7, std=3), temperature)) for temperature in (1.0, 4.0)]
 
 
 def _probe_loss(function) -> list[Tensor]:
-    """The loss and both gradients, at two temperatures: what a teacher receives counts as well."""
+    """Returns the loss and both gradients at two temperatures. The teacher's gradient must agree as well."""
     found = []
     for temperature in (2.0, 4.0):
-        student, teacher = _logits(1, 4, 7).requires_grad_(), _logits(2, 4, 7).requires_grad_()
+        student, teacher = normal(1, 4, 7, std=3).requires_grad_(), normal(2, 4, 7, std=3).requires_grad_()
         loss = tensor_from(function(student, teacher, temperature))
         found.append(loss.detach())
         if not loss.requires_grad:
@@ -34,11 +30,22 @@ def _probe_loss(function) -> list[Tensor]:
 
 def _probe_similarity(function) -> list[Tensor]:
     labels = torch.arange(12) % 4
-    return [tensor_from(function(torch.softmax(_logits(3, 12, 4), 1), labels))]
+    return [tensor_from(function(torch.softmax(normal(3, 12, 4, std=3), 1), labels))]
 
 
 def kd_loss_detached(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """``kd_loss`` for a teacher that must not learn: its logits are detached."""
+    """Computes ``kd_loss`` for a teacher that must not learn.
+
+    Args:
+        student_logits: Logits of the student, shape (B, K).
+
+        teacher_logits: Logits of the teacher, shape (B, K). They are detached.
+
+        temperature: Temperature T of both softmaxes.
+
+    Returns:
+        The loss, a scalar. Its gradient reaches the student alone.
+    """
     return kd_loss(student_logits, teacher_logits.detach(), temperature)
 
 
@@ -72,12 +79,13 @@ EXERCISES = {
             Mutant(
                 "over the batch",
                 lambda logits, temperature: torch.softmax(logits / temperature, 0),
-                "each column sums to 1, but each image needs a distribution: softmax over dim=1.",
+                "each column sums to 1, but each image needs its own distribution; take the softmax over "
+                "dim=1.",
             ),
             Mutant(
                 "after the softmax",
                 lambda logits, temperature: torch.softmax(logits, 1) / temperature,
-                "rows no longer sum to 1: divide the logits, not the probabilities.",
+                "the rows no longer sum to 1; divide the logits, not the probabilities.",
             ),
             Mutant(
                 "without T",
@@ -85,7 +93,7 @@ EXERCISES = {
                 "the temperature has no effect yet.",
             ),
         ),
-        advice="softmax over the classes (dim=1) of logits / temperature.",
+        advice="take the softmax of logits / temperature over the classes, dim=1.",
     ),
     "kd_loss": Exercise(
         reference=kd_loss,
@@ -94,18 +102,19 @@ EXERCISES = {
             Mutant(
                 "no T squared",
                 lambda s, t, T: _divergence(s, t, "batchmean", T, T),
-                "gradients shrink like 1/T^2; multiply by T**2 to undo it.",
+                "the gradients shrink by a factor of 1 / T**2; multiply the loss by T**2 to undo this.",
             ),
             Mutant(
                 "mean over classes too",
                 lambda s, t, T: T**2 * _divergence(s, t, "batchmean", T, T) / s.shape[1],
-                "reduction='mean' divides by B * K; a divergence sums over classes: 'batchmean'.",
+                "reduction='mean' divides by B * K, but a divergence is a sum over the classes; use "
+                "'batchmean'.",
             ),
             Mutant(
                 "arguments swapped",
                 lambda s, t, T: T**2 * _divergence(t, s, "batchmean", T, T),
-                "that is KL(student || teacher); F.kl_div takes the student's log-probabilities first "
-                "and the target, the teacher, second.",
+                "that is KL(student || teacher); F.kl_div takes the student's log-probabilities first and "
+                "the teacher's probabilities second.",
             ),
             Mutant(
                 "student not softened",
@@ -132,10 +141,13 @@ EXERCISES = {
             Mutant(
                 "diagonal kept",
                 _with_diagonal,
-                "the diagonal says how sure the network is, not what resembles what: set it to 0.",
+                "the diagonal says how sure the network is, not which classes are similar; set it to 0.",
             ),
         ),
-        advice="average each class's soft labels, then symmetrise, then zero the diagonal.",
+        advice=(
+            "average the soft labels of each class, then average the matrix with its transpose, then set "
+            "the diagonal to 0."
+        ),
     ),
     "teacher_must_not_learn": Exercise(
         reference=kd_loss_detached,
@@ -153,7 +165,10 @@ EXERCISES = {
                 "now the student cannot learn and the teacher still can: detach the other one.",
             ),
         ),
-        advice="the value must stay the same and only the teacher's gradient go; detach its logits.",
+        advice=(
+            "the value must stay the same and only the teacher's gradient must vanish; detach the teacher's"
+            " logits."
+        ),
         bug="not detached",
     ),
 }

@@ -1,5 +1,8 @@
-"""Exercises of notebook 07 on depth: what a convolution costs, where a sub-net leaves its stages, whose
-batch norm is whose."""
+"""Exercises of notebook 07 on depth.
+
+They ask what a convolution costs, where a sub-net leaves the stages of its network, and which depth owns
+which batch norm.
+"""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -7,14 +10,31 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
-from kdnb.exercises.peers import normal
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import normal, tensor_from
 from kdnb.networks import cost
 from kdnb.networks.features import staged
 
 
 def conv_macs(channels_in: int, channels_out: int, kernel: int, size: int, stride: int) -> int:
-    """What the library counts for a convolution of maps (channels_in, size, size), half a kernel padded."""
+    """Counts the multiply-accumulate operations of a convolution for one image, as ``cost`` does.
+
+    The convolution has a square kernel, no bias, and a padding of half the kernel.
+
+    Args:
+        channels_in: Channels of its input.
+
+        channels_out: Channels of its output.
+
+        kernel: Height and width of the kernel.
+
+        size: Height and width of the input maps.
+
+        stride: Its stride.
+
+    Returns:
+        The number of multiply-accumulate operations.
+    """
     about = {"padding": kernel // 2, "bias": False, "device": "meta"}
     convolution = nn.Conv2d(channels_in, channels_out, kernel, stride, **about)
     return cost(convolution, size=size, channels=channels_in).macs
@@ -27,13 +47,37 @@ def sub_net(
     images: Tensor,
     blocks: Sequence[int],
 ) -> Tensor:
-    """The logits (B, K) of a network that leaves every stage after as many blocks as ``blocks`` says."""
+    """Runs a network that leaves each of its stages early.
+
+    Args:
+        stem: The layers before the first stage.
+
+        stages: The blocks of each stage.
+
+        head: The classifier, which receives the averaged last map.
+
+        images: Images, shape (B, C, H, W).
+
+        blocks: How many blocks of each stage to run, counted from its first.
+
+    Returns:
+        Logits, shape (B, K).
+    """
     kept = [_in_turn(stage[:count]) for stage, count in zip(stages, blocks, strict=True)]
     return staged(stem(images), kept, head).logits
 
 
 def own_batch_norms(norm: nn.BatchNorm2d, depths: Sequence[int]) -> dict[int, nn.BatchNorm2d]:
-    """A batch norm for each depth: the full net keeps ``norm``, the others begin with copies of it."""
+    """Makes a batch norm for each depth of a network.
+
+    Args:
+        norm: The batch norm of the full network.
+
+        depths: The depths, with the full depth first.
+
+    Returns:
+        A batch norm for each depth. The full network keeps ``norm``, and each other depth starts with a copy.
+    """
     return {depth: copy.deepcopy(norm) if number else norm for number, depth in enumerate(depths)}
 
 
@@ -54,7 +98,7 @@ def _probe_macs(function) -> list[Tensor]:
 
 
 def _probe_sub_net(function) -> list[Tensor]:
-    """Three stages of three blocks that keep shapes, so that any order of blocks gives numbers."""
+    """Uses three stages of three blocks that keep all shapes, so that blocks in any order give numbers."""
     stages = [[_block(3 * stage + number) for number in range(3)] for stage in range(3)]
     mix, images = normal(20, 4, 5), normal(21, 2, 4, 3, 3)
     found = [
@@ -70,7 +114,7 @@ def _block(seed: int) -> Callable[[Tensor], Tensor]:
 
 
 def _probe_norms(function) -> list[Tensor]:
-    """Each depth trains on maps of its own mean and spread, then every depth is asked in eval mode."""
+    """Trains each depth on maps of its own mean and standard deviation, then runs each in eval mode."""
     norm = nn.BatchNorm2d(2).double()
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([2.0, 3.0]))
@@ -87,8 +131,8 @@ def _probe_norms(function) -> list[Tensor]:
     return [*answers, gains, torch.tensor(float(norms[20] is norm))]
 
 
-def _their_sub_net(choose: Callable) -> Callable:
-    """A sub-net with the blocks that ``choose`` takes of a stage and a count."""
+def _sub_net_variant(choose: Callable) -> Callable:
+    """Returns a sub-net of the blocks that ``choose`` takes from a stage, given the number of blocks."""
 
     def run(stem, stages, head, images, blocks):
         kept = [block for pair in zip(stages, blocks, strict=True) for block in choose(*pair)]
@@ -102,7 +146,7 @@ def _cut_at_the_end(stem, stages, head, images, blocks):
     return head(_in_turn(kept)(stem(images)).mean((2, 3)))
 
 
-def _their_norms(norm: nn.BatchNorm2d, depths: Sequence[int], *, gain: bool) -> dict[int, nn.BatchNorm2d]:
+def _norms_variant(norm: nn.BatchNorm2d, depths: Sequence[int], *, gain: bool) -> dict[int, nn.BatchNorm2d]:
     norms = {depth: nn.BatchNorm2d(norm.num_features).to(norm.weight) for depth in depths}
     for one in norms.values() if gain else ():
         one.weight, one.bias = norm.weight, norm.bias
@@ -117,18 +161,18 @@ EXERCISES = {
             Mutant(
                 "positions of the input",
                 lambda c_in, c_out, k, size, stride: c_in * c_out * k**2 * size**2,
-                "you counted a product at every position of the input; a stride of 2 computes a quarter of "
-                "them.",
+                "you counted products at every position of the input; with a stride of 2 only a quarter of "
+                "them is computed.",
             ),
             Mutant(
                 "stride along one side",
                 lambda c_in, c_out, k, size, stride: c_in * c_out * k**2 * size * (size // stride),
-                "the stride skips rows and columns: divide both sides.",
+                "the stride skips rows and columns; divide both height and width by it.",
             ),
             Mutant(
                 "one side of the kernel",
                 lambda c_in, c_out, k, size, stride: c_in * c_out * k * (size // stride) ** 2,
-                "a kernel has k rows and k columns: k².",
+                "a kernel has k rows and k columns, so it has k² entries.",
             ),
             Mutant(
                 "depthwise",
@@ -138,12 +182,12 @@ EXERCISES = {
             Mutant(
                 "operations",
                 lambda c_in, c_out, k, size, stride: 2 * c_in * c_out * k**2 * (size // stride) ** 2,
-                "you counted multiplications and additions apart; a multiply-accumulate is one of both.",
+                "you counted multiplications and additions separately; a multiply-accumulate is one of each.",
             ),
             Mutant(
                 "parameters",
                 lambda c_in, c_out, k, size, stride: c_in * c_out * k**2,
-                "these are its parameters; each of them works at every position of the output.",
+                "that is the number of parameters; each of them is used at every position of the output.",
             ),
         ),
         advice="channels_in * channels_out * kernel**2 * (size // stride) ** 2.",
@@ -154,34 +198,37 @@ EXERCISES = {
         mutants=(
             Mutant(
                 "last blocks",
-                _their_sub_net(lambda stage, count: stage[-count:]),
+                _sub_net_variant(lambda stage, count: stage[-count:]),
                 "you kept the last blocks of every stage; the first one holds the stride, so it must stay.",
             ),
             Mutant(
                 "cut at the end",
                 _cut_at_the_end,
-                "you cut the network at its end; a sub-net goes through every stage, and leaves each early.",
+                "you cut the network at its end; a sub-net runs through every stage and leaves each of them"
+                " early.",
             ),
             Mutant(
                 "whole stages",
-                _their_sub_net(lambda stage, count: stage),
-                "all blocks of every stage run: that is the full net; take stage[:count].",
+                _sub_net_variant(lambda stage, count: stage),
+                "all blocks of every stage run, which is the full net; take stage[:count].",
             ),
             Mutant(
                 "one block repeated",
-                _their_sub_net(lambda stage, count: [stage[0]] * count),
-                "the first block runs again and again; each block has weights of its own: stage[:count].",
+                _sub_net_variant(lambda stage, count: [stage[0]] * count),
+                "the first block runs again and again; each block has its own weights, so take "
+                "stage[:count].",
             ),
             Mutant(
                 "one too few",
-                _their_sub_net(lambda stage, count: stage[: count - 1]),
-                "one block too few in every stage: a slice [:count] already leaves out the block of index "
-                "count.",
+                _sub_net_variant(lambda stage, count: stage[: count - 1]),
+                "every stage has one block too few; the slice [:count] already leaves out the block with "
+                "index count.",
             ),
             Mutant(
                 "one too many",
-                _their_sub_net(lambda stage, count: stage[: count + 1]),
-                "one block too many in every stage: count is a number of blocks, not the last one's index.",
+                _sub_net_variant(lambda stage, count: stage[: count + 1]),
+                "every stage has one block too many; count is the number of blocks, not the index of the "
+                "last one.",
             ),
         ),
         advice=(
@@ -200,24 +247,26 @@ EXERCISES = {
             ),
             Mutant(
                 "made anew",
-                lambda norm, depths: _their_norms(norm, depths, gain=False),
-                "statistics are private now, but gain, bias and statistics start anew: begin with a copy.",
+                lambda norm, depths: _norms_variant(norm, depths, gain=False),
+                "each depth has its own batch norm now, but weight, bias and statistics start from their "
+                "defaults; start with a copy.",
             ),
             Mutant(
                 "gain and bias shared",
-                lambda norm, depths: _their_norms(norm, depths, gain=True),
-                "statistics are private, gain and bias are shared: a sensible middle way, but DDNN's are "
-                "private whole.",
+                lambda norm, depths: _norms_variant(norm, depths, gain=True),
+                "the statistics are private, but weight and bias are shared; that is a sensible compromise,"
+                " but in DDNN they are private as well.",
             ),
             Mutant(
                 "a copy for the full net too",
                 lambda norm, depths: {depth: copy.deepcopy(norm) for depth in depths},
-                "the full net has a copy as well, and the module inside it is now nobody's: it keeps norm.",
+                "the full net has a copy as well, so the module inside it belongs to no depth; the full net"
+                " must keep norm.",
             ),
             Mutant(
                 "one copy for all sub-nets",
                 lambda norm, depths: dict.fromkeys(depths, copy.deepcopy(norm)) | {depths[0]: norm},
-                "the full net has its own, but the sub-nets share one copy: make one for each.",
+                "the full net has its own, but all sub-nets share one copy; make a copy for each.",
             ),
         ),
         advice="{depth: deepcopy(norm) for depth in depths} | {depths[0]: norm}.",

@@ -1,22 +1,49 @@
-"""Exercises of notebook 06: the dynamic kernel and the one-way link, with those on what returns."""
+"""Exercises of notebook 06: the dynamic kernel, the one-way link, and the gradients that it returns."""
 
 import torch
 from torch import Tensor, nn
 
 from kdnb.exercises import returning
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
-from kdnb.exercises.peers import normal
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import normal, tensor_from
 
 
 def dynamic_kernels(static: Tensor, experts: Tensor, scores: Tensor, temperature: float) -> Tensor:
-    """What a DynamicAdditiveConv convolves with: static (O, I, h, w), experts (K, O, I, h, w) and scores
-    (B, K) -> a kernel for each image (B, O, I, h, w)."""
-    shares = (scores / temperature).softmax(1)
-    return static + torch.einsum("bk,koihw->boihw", shares, experts)
+    """Computes the kernels with which a DynamicAdditiveConv convolves each image.
+
+    Args:
+        static: The static kernel, shape (O, I, h, w).
+
+        experts: The kernels of K experts, shape (K, O, I, h, w).
+
+        scores: Scores of the experts for each image, shape (B, K).
+
+        temperature: Temperature of the softmax that turns scores into weights.
+
+    Returns:
+        One kernel for each image, shape (B, O, I, h, w).
+    """
+    weights = (scores / temperature).softmax(1)
+    return static + torch.einsum("bk,koihw->boihw", weights, experts)
 
 
 def joined(student: nn.Module, teacher: nn.Module, h_s: Tensor, h_t: Tensor, c: float) -> tuple:
-    """What ECD joins at one convolution: outputs z_s and z_t, of inputs h_s and h_t."""
+    """Computes one convolution of the student and of the teacher that is linked to it.
+
+    Args:
+        student: The student's convolution.
+
+        teacher: The teacher's convolution.
+
+        h_s: Input of the student's convolution, shape (B, C_s, H, W).
+
+        h_t: Input of the teacher's convolution, shape (B, C_t, H, W).
+
+        c: Factor of the link.
+
+    Returns:
+        The outputs (z_s, z_t). The student's output is added, times ``c``, to the teacher's.
+    """
     z_s = student(h_s)
     return z_s, teacher(h_t) + c * z_s
 
@@ -27,7 +54,7 @@ def _probe_kernels(function) -> list[Tensor]:
 
 
 def _probe_joined(function) -> list[Tensor]:
-    """Values, and who gets a gradient from whose output."""
+    """Returns both outputs, and the gradient of each output in all weights and inputs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         student, teacher = (nn.Conv2d(2, 2, 3, padding=1).double() for _ in range(2))
@@ -59,40 +86,44 @@ EXERCISES = {
             Mutant(
                 "experts alone",
                 lambda V, E, s, T: torch.einsum("bk,koihw->boihw", (s / T).softmax(1), E),
-                "that is a dynamic convolution; the *additive* one has a static kernel besides, which every "
-                "image gets whole.",
+                "that is a dynamic convolution; the *additive* one adds a static kernel to it, which is the"
+                " same for every image.",
             ),
             Mutant(
                 "one kernel for the batch",
                 lambda V, E, s, T: (
                     V + torch.einsum("k,koihw->oihw", (s / T).softmax(1).mean(0), E).expand(len(s), *V.shape)
                 ),
-                "you averaged the shares over the batch: all images get one kernel, and nothing is dynamic.",
+                "you averaged the weights of the experts over the batch, so all images get the same kernel "
+                "and nothing is dynamic.",
             ),
             Mutant(
                 "softmax over the batch",
                 lambda V, E, s, T: V + torch.einsum("bk,koihw->boihw", (s / T).softmax(0), E),
-                "images compete for each expert; the shares of one image must sum to 1: softmax(1).",
+                "here the weights of each expert sum to 1 over the images; the weights of one image must "
+                "sum to 1, so use softmax(1).",
             ),
             Mutant(
                 "temperature the wrong way",
                 lambda V, E, s, T: dynamic_kernels(V, E, s, 1 / T),
-                "a high temperature must make the shares equal: divide the scores by it.",
+                "a high temperature must make the weights of the experts equal; divide the scores by it.",
             ),
             Mutant(
                 "temperature after the softmax",
                 lambda V, E, s, T: V + torch.einsum("bk,koihw->boihw", s.softmax(1) / T, E),
-                "divided after the softmax, the shares sum to 1/T; divide the scores.",
+                "you divided after the softmax, so the weights of the experts sum to 1 / T; divide the "
+                "scores instead.",
             ),
             Mutant(
                 "no softmax",
                 lambda V, E, s, T: V + torch.einsum("bk,koihw->boihw", s / T, E),
-                "scores may be negative and of any size; a softmax makes shares of them.",
+                "scores may be negative and of any size; a softmax turns them into weights that sum to 1.",
             ),
             Mutant(
                 "sigmoid",
                 lambda V, E, s, T: V + torch.einsum("bk,koihw->boihw", (s / T).sigmoid(), E),
-                "that is CondConv's gate: each expert for itself. Here they share 1 among them: softmax.",
+                "that is the gate of CondConv, which weights each expert on its own; here the weights must "
+                "sum to 1, so use a softmax.",
             ),
             Mutant(
                 "the best expert",
@@ -114,28 +145,30 @@ EXERCISES = {
             Mutant(
                 "wrong direction",
                 lambda s, t, h_s, h_t, c: (s(h_s) + c * t(h_t), t(h_t)),
-                "the link leads from the teacher to the student: remove the teacher, and the student "
-                "computes something else.",
+                "your link leads from the teacher to the student; without the teacher, the student would "
+                "compute something else.",
             ),
             Mutant(
                 "both directions",
                 _both_ways,
-                "links in both directions: the student's output now needs a teacher that shall be removed.",
+                "you linked both directions, so the student's output needs a teacher that will be removed.",
             ),
             Mutant(
                 "detached",
                 lambda s, t, h_s, h_t, c: (s(h_s), t(h_t) + c * s(h_s).detach()),
-                "the values are right, but no gradient returns: the student learns nothing from its teacher.",
+                "the values are right, but no gradient returns, so the student learns nothing from its "
+                "teacher.",
             ),
             Mutant(
                 "teacher reads the student's input",
                 lambda s, t, h_s, h_t, c: (s(h_s), t(h_s) + c * s(h_s)),
-                "the teacher's convolution reads the teacher's own input h_t; only the output comes across.",
+                "the teacher's convolution reads the teacher's own input h_t; only the student's output "
+                "passes through the link.",
             ),
             Mutant(
                 "inputs linked",
                 lambda s, t, h_s, h_t, c: (s(h_s), t(h_t + c * h_s)),
-                "you linked the inputs; the student's convolution is passed by, and gets no gradient.",
+                "you linked the inputs, so the student's convolution is bypassed and gets no gradient.",
             ),
             Mutant(
                 "scale on the teacher",
@@ -145,12 +178,12 @@ EXERCISES = {
             Mutant(
                 "replaced",
                 lambda s, t, h_s, h_t, c: (s(h_s), c * s(h_s)),
-                "the link is added to what the teacher's own convolution gives.",
+                "you dropped the teacher's own convolution; the link is added to its output.",
             ),
             Mutant(
                 "after the ReLU",
                 lambda s, t, h_s, h_t, c: (s(h_s), t(h_t) + c * s(h_s).relu()),
-                "the link carries what the convolution gives, before batch norm and ReLU.",
+                "the link carries the output of the convolution itself, before batch norm and ReLU.",
             ),
         ),
         advice="z_s = student(h_s); return z_s, teacher(h_t) + c * z_s.",

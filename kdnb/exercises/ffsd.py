@@ -1,4 +1,4 @@
-"""Exercises of notebook 05: the diversity target and the self-distiller's aims, with those on groups."""
+"""Exercises of notebook 05: the diversity target, the targets of self-distillation, and peers."""
 
 from types import SimpleNamespace
 
@@ -7,20 +7,37 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb.exercises import peers
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
-from kdnb.exercises.peers import normal
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import normal, tensor_from
 from kdnb.methods.ffsd.diversity import SelfDistiller, carried_back, diversity_of
 
 
 def diversity_target(attention: Tensor, count: int) -> Tensor:
-    """The library's target, from attention maps (B, H, W) that are not normalised, and the number of
-    background positions."""
+    """Computes the library's diversity target from attention maps.
+
+    Args:
+        attention: Attention maps that are not normalised, shape (B, H, W).
+
+        count: Number of positions of each map that count as background.
+
+    Returns:
+        The target, shape (B, H, W).
+    """
     maps, positions = attention.sqrt()[:, None], attention[0].numel()
     return diversity_of(maps, threshold=(count + 0.5) / positions).target
 
 
 def shallow_aims(distiller: nn.Module, last: Tensor) -> tuple[Tensor, ...]:
-    """The library's: what the shallow stages should look like, for maps (B, C, h, w)."""
+    """Computes the maps that self-distillation asks of the shallow stages.
+
+    Args:
+        distiller: FFSD's self-distiller.
+
+        last: The last feature map, shape (B, C, h, w).
+
+    Returns:
+        One map for each shallow stage. They carry no graph, and the distiller keeps its mode and statistics.
+    """
     return carried_back(distiller, last)
 
 
@@ -29,17 +46,21 @@ def _probe_target(function) -> list[Tensor]:
     return [tensor_from(function(attention, 5))]
 
 
-class _Widths:
-    """What a self-distiller reads of a network."""
+class _FakeNetwork:
+    """The attributes of a network that a self-distiller reads."""
 
     channels, reductions, head = (4, 8, 16), (1, 2, 4), SimpleNamespace(in_features=16)
 
 
 def _probe_aims(function) -> list[Tensor]:
-    """Called twice, on a batch and on its first picture: modes, statistics and graph are looked at."""
+    """Calls the function on a batch and on its first picture.
+
+    The first picture alone must get the same maps as in the batch, which fails in train mode. The probe also
+    returns whether the maps carry a graph, the mode of every module, and the statistics of batch norm.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        distiller = SelfDistiller(_Widths()).double().train()
+        distiller = SelfDistiller(_FakeNetwork()).double().train()
     last = normal(6, 3, 16, 2, 2).relu().requires_grad_()
     seen = []
     for shown in (last, last[:1]):
@@ -50,10 +71,10 @@ def _probe_aims(function) -> list[Tensor]:
     return [*(maps.detach() for maps in seen), torch.tensor(facts), *statistics]
 
 
-def _their_target(
+def _target_variant(
     attention: Tensor, count: int, *, norm: str = "raw", sign: float = 1.0, at: str = "low"
 ) -> Tensor:
-    """The target with one thing done differently, in plain steps."""
+    """Computes the target step by step, with one step done differently."""
     length = attention.flatten(1).norm(dim=1)[:, None, None]
     if norm == "batch":
         length = torch.full_like(length, attention.norm().item())
@@ -89,23 +110,25 @@ EXERCISES = {
         mutants=(
             Mutant(
                 "wrong side",
-                lambda attention, count: _their_target(attention, count, sign=-1.0),
-                "the sign is turned: background should keep its attention, and the task area change.",
+                lambda attention, count: _target_variant(attention, count, sign=-1.0),
+                "the sign is wrong; the background should keep its attention, and the task area should "
+                "change.",
             ),
             Mutant(
                 "r of the unit map",
-                lambda attention, count: _their_target(attention, count, norm="unit"),
-                "your r is 1, the norm of the unit map; the authors' code takes the norm from before.",
+                lambda attention, count: _target_variant(attention, count, norm="unit"),
+                "your r is 1, the norm of the normalised map; the authors' code takes the norm before "
+                "normalising.",
             ),
             Mutant(
                 "raw units throughout",
-                lambda attention, count: _their_target(attention, count, norm="none"),
-                "you start from the raw attention: consistent, and what we offer as 'consistent', but the "
-                "published target starts from the unit map.",
+                lambda attention, count: _target_variant(attention, count, norm="none"),
+                "you start from the raw attention, which is what our option 'consistent' does; the "
+                "published target starts from the normalised map.",
             ),
             Mutant(
                 "background counted from the top",
-                lambda attention, count: _their_target(attention, count, at="high"),
+                lambda attention, count: _target_variant(attention, count, at="high"),
                 "count says how many of the *lowest* positions are background; you counted from the top.",
             ),
             Mutant(
@@ -114,24 +137,27 @@ EXERCISES = {
                     attention.flatten(1).norm(dim=1)[:, None, None]
                     - F.normalize(attention.flatten(1)).view_as(attention)
                 ),
-                "every position is turned round, the background too; it should keep its attention.",
+                "you inverted every position, even in the background; the background should keep its "
+                "attention.",
             ),
             Mutant(
                 "one norm for the batch",
-                lambda attention, count: _their_target(attention, count, norm="batch"),
-                "one norm for the whole batch lets strong pictures set r for faint ones; each has its own.",
+                lambda attention, count: _target_variant(attention, count, norm="batch"),
+                "with one norm for the whole batch, pictures with strong attention set r for all others; "
+                "each picture has its own norm.",
             ),
             Mutant(
                 "normalised at the end",
                 lambda attention, count: F.normalize(diversity_target(attention, count).flatten(1)).view_as(
                     attention
                 ),
-                "you made the target a unit map at the end: sensible, but the published one is not.",
+                "you normalised the target at the end; that is sensible, but the published target is not "
+                "normalised.",
             ),
         ),
         advice=(
-            "a = attention / r with r each picture's norm, level = the count-th smallest a; "
-            "r / 2 + (r / 2 - a) * sign(a - level)."
+            "with r the norm of each picture, a = attention / r and level the count-th smallest a, the "
+            "target is r / 2 + (r / 2 - a) * sign(a - level)."
         ),
     ),
     "steady_aims": Exercise(
@@ -147,19 +173,19 @@ EXERCISES = {
             Mutant(
                 "left in eval mode",
                 _aims_left_in_eval,
-                "right aims, but the distiller stays in eval mode, so its batch norm stops learning: give "
-                "it back the mode it had.",
+                "the aims are right, but the distiller stays in eval mode, so its batch norm stops "
+                "learning; restore the mode it had.",
             ),
             Mutant(
                 "graph kept",
                 _aims_with_graph,
-                "right aims, but a graph hangs on them: the student could lower its loss by moving the "
-                "distiller; use torch.no_grad().",
+                "the aims are right, but they carry a graph, so the student could lower its loss by "
+                "changing the distiller; use torch.no_grad().",
             ),
         ),
         advice=(
-            "distiller.eval(); under torch.no_grad() made = distiller(last); distiller.train(); return made. "
-            "Or carried_back(distiller, last)."
+            "call distiller.eval(), compute the aims as distiller(last) under torch.no_grad(), call "
+            "distiller.train(), and return the aims. Or return carried_back(distiller, last)."
         ),
         bug="train mode",
     ),

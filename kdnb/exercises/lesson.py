@@ -1,5 +1,8 @@
-"""Exercises that check themselves and stay green: a stub, a check under it, and a function to go on
-with, the reader's own where it is right."""
+"""Exercises that check themselves in a notebook and never stop it.
+
+A notebook holds a stub for the reader to fill in, and below it a check. The check returns the function
+with which the notebook goes on: the reader's own if it is right, and the library's if it is not.
+"""
 
 import os
 from collections.abc import Callable
@@ -12,12 +15,21 @@ import torch
 from torch import Tensor
 
 from kdnb.errors import require_choice
+from kdnb.exercises.probes import NotAttempted
 
 Probe = Callable[[Callable], list[Tensor]]
 
 
 class Mutant(NamedTuple):
-    """A known misconception: a function that has it, and the hint it deserves."""
+    """A known misconception, recognised by what it computes.
+
+    Attributes:
+        name: A short name of the misconception.
+
+        function: A version of the exercise that has the misconception.
+
+        hint: What the reader is told if their version gives the same tensors.
+    """
 
     name: str
     function: Callable
@@ -26,12 +38,20 @@ class Mutant(NamedTuple):
 
 @dataclass(frozen=True)
 class Exercise:
-    """A function to write.
+    """One function for the reader to write or to mend.
 
-    reference: the library's own version, which is the answer key. probe: runs a version on fixed
-    inputs and returns the tensors that must agree, values and gradients. mutants: misconceptions
-    that are recognised by giving the same tensors. bug: in a bug hunt, the mutant the reader starts
-    from. advice: for a wrong version that no mutant explains.
+    Attributes:
+        reference: The library's own version, which is the answer key.
+
+        probe: Runs a version on fixed inputs and returns the tensors that must agree with the reference's,
+            gradients included.
+
+        mutants: The misconceptions that have hints of their own.
+
+        advice: What the reader is told if their version is wrong and no mutant explains it.
+
+        bug: In a bug hunt, the name of the mutant from which the reader starts. None for an ordinary
+            exercise.
     """
 
     reference: Callable
@@ -43,11 +63,17 @@ class Exercise:
 
 @dataclass
 class Lesson:
-    """The exercises and questions of one notebook, and how far its reader has come.
+    """The exercises and questions of one notebook, with the reader's progress.
 
-    questions: for each multiple-choice question the hash of its right answer (``hashed``). With
-    ``KDNB_STRICT=1`` in the environment (for grading), anything not passed raises AssertionError;
-    otherwise nothing here ever raises for a wrong answer.
+    A wrong answer prints a line and raises nothing. If the environment variable ``KDNB_STRICT`` is ``1``,
+    as for grading, everything that is not passed raises AssertionError instead.
+
+    Attributes:
+        exercises: The exercises by name.
+
+        questions: For each multiple-choice question the hash of its right answer, as ``hashed`` computes it.
+
+        done: For each exercise and question that was tried, whether the last answer was right.
     """
 
     exercises: dict[str, Exercise]
@@ -55,34 +81,70 @@ class Lesson:
     done: dict[str, bool] = field(default_factory=dict)
 
     def check(self, name: str, attempt: Callable) -> Callable:
-        """Prints one line on ``attempt`` and returns the function to use from here on."""
+        """Judges a version of an exercise and prints one line about it.
+
+        Args:
+            name: Name of the exercise.
+
+            attempt: The reader's version.
+
+        Returns:
+            The function to use from here on: ``attempt`` if it is right, otherwise the reference.
+
+        Raises:
+            InputError: If there is no exercise of that name.
+            AssertionError: If the attempt is not right and ``KDNB_STRICT`` is ``1``.
+        """
         exercise = self.exercises[require_choice("exercise", name, self.exercises)]
         passed, line = _judge(name, exercise, attempt)
-        self._say(name, passed, line)
+        self._record(name, passed, line)
         return attempt if passed else exercise.reference
 
     def bug_hunt(self, name: str, attempt: Callable) -> Callable:
-        """``check`` for a function that starts with a bug in it."""
+        """Does what ``check`` does, for an exercise whose code starts with a bug.
+
+        Args:
+            name: Name of the exercise.
+
+            attempt: The reader's version.
+
+        Returns:
+            The function to use from here on: ``attempt`` if it is right, otherwise the reference.
+
+        Raises:
+            InputError: If there is no exercise of that name.
+            AssertionError: If the attempt is not right and ``KDNB_STRICT`` is ``1``.
+        """
         return self.check(name, attempt)
 
     def predict(self, question: str, answer: str | EllipsisType) -> None:
-        """Notes a prediction made before the reveal. ``...`` is no answer yet."""
+        """Records a prediction that the reader makes before the notebook shows the result.
+
+        Args:
+            question: Name of the question.
+
+            answer: The letter of the chosen answer, or ``...`` if the reader has not chosen yet.
+
+        Raises:
+            InputError: If there is no question of that name.
+            AssertionError: If the answer is not right and ``KDNB_STRICT`` is ``1``.
+        """
         key = self.questions[require_choice("question", question, self.questions)]
         if answer is ...:
-            self._say(question, False, f"[todo] {question}: choose a letter, then run on to see.")
+            self._record(question, False, f"[todo] {question}: choose a letter, then run on to see.")
         elif hashed(question, str(answer).strip().lower()) == key:
-            self._say(question, True, f"[right] {question}: run on to see why.")
+            self._record(question, True, f"[right] {question}: run on to see why.")
         else:
-            self._say(question, False, f"[not this time] {question}: run on to see why.")
+            self._record(question, False, f"[not this time] {question}: run on to see why.")
 
     def progress(self) -> None:
-        """Prints what is done and what is left."""
+        """Prints how many exercises and questions are done, and the names of those that are left."""
         names = [*self.exercises, *self.questions]
         left = [name for name in names if not self.done.get(name)]
         rest = f" Left: {', '.join(left)}." if left else " All done."
         _print(f"{len(names) - len(left)} of {len(names)} done.{rest}")
 
-    def _say(self, name: str, passed: bool, line: str) -> None:
+    def _record(self, name: str, passed: bool, line: str) -> None:
         self.done[name] = passed
         if os.environ.get("KDNB_STRICT") == "1" and not passed:
             raise AssertionError(line)
@@ -90,18 +152,27 @@ class Lesson:
 
 
 def hashed(question: str, answer: str) -> str:
-    """How a right answer is stored, so that reading the source does not give it away."""
+    """Hashes an answer, so that reading the source does not give it away.
+
+    Args:
+        question: Name of the question.
+
+        answer: Letter of the answer.
+
+    Returns:
+        Twelve hexadecimal digits.
+    """
     return sha256(f"{question}:{answer}".encode()).hexdigest()[:12]
 
 
 def _judge(name: str, exercise: Exercise, attempt: Callable) -> tuple[bool, str]:
     try:
         found = exercise.probe(attempt)
-    except _NotAttempted:
+    except NotAttempted:
         return False, (
             f"[todo] {name}: not attempted yet; the notebook continues with the reference version."
         )
-    except Exception as error:  # the reader's code may do anything; the notebook goes on
+    except Exception as error:  # whatever the reader's code raises, the notebook goes on
         return False, f"[try again] {name}: it raised {type(error).__name__}: {error}"
     if _agree(found, exercise.probe(exercise.reference)):
         return True, f"[passed] {name}: your version is used from here on."
@@ -112,36 +183,6 @@ def _judge(name: str, exercise: Exercise, attempt: Callable) -> tuple[bool, str]
     return False, f"[try again] {name}: {exercise.advice}"
 
 
-class _NotAttempted(Exception):
-    """The stub still returns ``...``."""
-
-
-def tensor_from(value: object) -> Tensor:
-    """For probes: what an attempt returned, as a tensor; tells a stub from a wrong type."""
-    if value is ...:
-        raise _NotAttempted
-    if isinstance(value, Tensor):
-        return value
-    try:
-        return torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"expected a tensor, found {type(value).__name__}") from None
-
-
-def value_and_gradients(function: Callable, *inputs: Tensor) -> list[Tensor]:
-    """For probes: what ``function`` makes of the inputs, then its gradient in each of them.
-
-    A detached input gives the right value and the wrong gradient: both are looked at.
-    """
-    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
-    value = tensor_from(function(*leaves))
-    if not value.requires_grad:
-        return [value, *map(torch.zeros_like, inputs)]
-    scale = torch.linspace(1, 2, value.numel(), dtype=torch.float64).reshape(value.shape)
-    found = torch.autograd.grad((scale * value).sum(), leaves, allow_unused=True, materialize_grads=True)
-    return [value.detach(), *found]
-
-
 def _agree(found: list[Tensor], expected: list[Tensor]) -> bool:
     return len(found) == len(expected) and all(
         a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-7)
@@ -150,4 +191,4 @@ def _agree(found: list[Tensor], expected: list[Tensor]) -> bool:
 
 
 def _print(line: str) -> None:
-    print(line)  # noqa: T201 (a notebook speaks to its reader)
+    print(line)  # noqa: T201 (in a notebook, printing is how the reader is addressed)

@@ -1,46 +1,42 @@
-"""Exercises of notebook 02: attention maps, their score on the object, CKA, and a tap that lies."""
+"""Exercises of notebook 02: attention maps, how much of a map lies on the object, CKA, and a broken tap."""
 
 import torch
 from torch import Tensor, nn
 
 from kdnb.analysis import linear_cka, mass_inside
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import normal, tensor_from
 from kdnb.functional import attention_map
 from kdnb.taps import tap
 
 
-def _normal(seed: int, *shape: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
 def _probe_attention(function) -> list[Tensor]:
-    """Signed maps, as a layer before its ReLU gives, at two powers."""
-    maps = _normal(0, 2, 3, 4, 5)
+    """Returns attention at two powers of maps with both signs, as a layer gives them before its ReLU."""
+    maps = normal(0, 2, 3, 4, 5)
     return [tensor_from(function(maps, power)) for power in (2.0, 4.0)]
 
 
 def _probe_mass(function) -> list[Tensor]:
-    maps = _normal(1, 3, 4, 5).square() * torch.tensor([1.0, 2.0, 10.0])[:, None, None]
+    maps = normal(1, 3, 4, 5).square() * torch.tensor([1.0, 2.0, 10.0])[:, None, None]
     masks = torch.zeros(3, 4, 5, dtype=torch.bool)
     masks[0, :2, :2] = masks[1, 1:, 2:] = masks[2, 3, 4] = True
     return [tensor_from(function(maps, masks))]
 
 
 def _probe_cka(function) -> list[Tensor]:
-    """Features with a mean far from 0, vectors and maps, and of unequal size: a number each."""
-    vectors, maps = _normal(2, 8, 5) + 1, _normal(3, 8, 3, 2, 2) - 1
+    """Returns CKA for vectors and for maps, of unequal widths, with means far from 0."""
+    vectors, maps = normal(2, 8, 5) + 1, normal(3, 8, 3, 2, 2) - 1
     mixed = torch.cat([vectors, 3 * maps.flatten(1)], 1)
     found = [tensor_from(function(x, mixed)) for x in (vectors, maps, 5 * mixed)]
     return [value.squeeze() for value in found]
 
 
 def _probe_tap(function) -> list[Tensor]:
-    """The map, its gradient in the image, how many hooks stay, and the mode afterwards."""
+    """Returns the map, its gradient in the image, the number of hooks left behind, and the model's mode."""
     convolution = nn.utils.skip_init(nn.Conv2d, 1, 2, 1, bias=False, dtype=torch.float64)
     convolution.weight.data = torch.tensor([1.0, -2.0], dtype=torch.float64)[:, None, None, None]
     model = nn.Sequential(convolution, nn.ReLU(inplace=True))
-    images = _normal(4, 1, 1, 3, 3).requires_grad_()
+    images = normal(4, 1, 1, 3, 3).requires_grad_()
     seen = tensor_from(function(model, "0", images))
     gradient = torch.zeros(1, 1, 3, 3)
     if seen.requires_grad:
@@ -50,7 +46,16 @@ def _probe_tap(function) -> list[Tensor]:
 
 
 def attention_map_at(maps: Tensor, power: float) -> Tensor:
-    """``attention_map`` whose power can be given by place."""
+    """Computes ``attention_map`` with the power as a positional argument.
+
+    Args:
+        maps: Feature maps, shape (B, C, H, W).
+
+        power: The power of the absolute values.
+
+    Returns:
+        Attention maps, shape (B, H, W).
+    """
     return attention_map(maps, power=power)
 
 
@@ -67,14 +72,26 @@ def u_centred(gram: Tensor) -> Tensor:
 
 
 def read_layer(model: nn.Module, path: str, images: Tensor) -> Tensor:
-    """The output of the submodule at ``path``, (B, C, H, W), as it left that submodule."""
+    """Runs a model and returns the output of one of its submodules.
+
+    Args:
+        model: The model. Its mode stays as it is.
+
+        path: Path of the submodule, such as ``"layer2"``.
+
+        images: Images, shape (B, 3, H, W).
+
+    Returns:
+        The output as it left the submodule, shape (B, C, H', W'), with its graph. Layers that work in place
+        cannot change it afterwards.
+    """
     with tap(model, path) as seen:
         model(images)
     return seen[path]
 
 
 def _hooked(keep, *, remove: bool = True):
-    """A tap made by hand: ``keep`` decides what is stored of the output."""
+    """Returns a tap that is made by hand. ``keep`` decides what is stored of the output."""
 
     def read(model: nn.Module, path: str, images: Tensor) -> Tensor:
         seen = []
@@ -119,13 +136,14 @@ EXERCISES = {
             Mutant(
                 "over space",
                 lambda maps, power: maps.abs().pow(power).mean((2, 3)),
-                "this says how active each channel is, (B, C); a map says where: average over the "
-                "channels, dim=1.",
+                "your result says how active each channel is, shape (B, C); a map says where, so average "
+                "over the channels, dim=1.",
             ),
             Mutant(
                 "sum",
                 lambda maps, power: maps.abs().pow(power).sum(1),
-                "right up to a factor C; take the mean, so that a wide layer is not brighter for its width.",
+                "your result is C times too large; take the mean, so that a layer with more channels is not"
+                " brighter for that.",
             ),
             Mutant(
                 "no power",
@@ -135,12 +153,13 @@ EXERCISES = {
             Mutant(
                 "power after the mean",
                 lambda maps, power: maps.mean(1).abs().pow(power),
-                "the power comes too late: channels have cancelled by then. |F| ** power first, mean second.",
+                "the power comes too late, because channels have cancelled by then; take |F| ** power first"
+                " and the mean second.",
             ),
             Mutant(
                 "over the batch",
                 lambda maps, power: maps.abs().pow(power).mean(0),
-                "dim=0 is the batch: you mixed the pictures. Channels are dim=1.",
+                "you averaged over dim=0, which is the batch; the channels are dim=1.",
             ),
         ),
         advice="maps.abs().pow(power).mean(1).",
@@ -152,7 +171,8 @@ EXERCISES = {
             Mutant(
                 "one sum for all",
                 lambda maps, masks: (maps * masks).sum((1, 2)) / maps.sum(),
-                "each picture is a share of its own: divide by the sum of its own map, not of the batch.",
+                "each picture has its own share; divide by the sum of its own map, not by the sum over the "
+                "batch.",
             ),
             Mutant(
                 "mean inside",
@@ -179,7 +199,8 @@ EXERCISES = {
             Mutant(
                 "not centred",
                 lambda x, y: _cosine(*_grams(x, y)),
-                "what all images share counts as likeness here; put both Gram matrices through u_centred.",
+                "what all images have in common counts as similarity here; put both Gram matrices through "
+                "u_centred.",
             ),
             Mutant(
                 "not divided",
@@ -189,11 +210,14 @@ EXERCISES = {
             Mutant(
                 "diagonal kept",
                 _centred_with_diagonal,
-                "centred, but every image is compared with itself too, which makes unrelated layers "
-                "look alike: use u_centred.",
+                "the matrices are centred, but every image is also compared with itself, which makes "
+                "unrelated layers look similar; use u_centred.",
             ),
         ),
-        advice="flatten; gram = x @ x.T; u_centred(gram) of both; sum of products over both norms.",
+        advice=(
+            "flatten both inputs, compute gram = x @ x.T and u_centred(gram) of each, then divide the sum "
+            "of their products by both norms."
+        ),
     ),
     "tap_before_relu": Exercise(
         reference=read_layer,

@@ -1,41 +1,62 @@
-"""Exercises of notebook 05 on groups: how students teach each other, how alike they are, and what a union
-is not."""
+"""Exercises of notebook 05 on groups of students: how they teach each other, how similar they are, and why a
+union is not an ensemble.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import normal, tensor_from, value_and_gradients
 from kdnb.functional import attention_map, cosine_similarity, kd_loss
 
 
 def mutual_term(own: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """What ``mutual_terms`` asks of a student of two: logits (B, K) twice -> scalar."""
+    """Computes the loss by which one student learns from another, for a group of two.
+
+    Args:
+        own: Logits of the student that learns, shape (B, K).
+
+        other: Logits of the other student, shape (B, K). They are detached.
+
+        temperature: Temperature T of both softmaxes.
+
+    Returns:
+        The loss, a scalar, as ``mutual_terms`` computes it.
+    """
     return kd_loss(own, other.detach(), temperature)
 
 
 def map_cosine(one: Tensor, other: Tensor) -> Tensor:
-    """One cell of ``raw_cosine``: maps (B, C, H, W) twice -> scalar."""
+    """Computes one cell of the table made by ``kdnb.analysis.raw_cosine``.
+
+    Args:
+        one: Feature maps of one network, shape (B, C, H, W).
+
+        other: Feature maps of another network for the same images, shape (B, C, H, W).
+
+    Returns:
+        The mean cosine over the batch, a scalar.
+    """
     return cosine_similarity(one, other).mean()
 
 
 def union_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """What ``evaluate`` calls union, as a share: logits (M, B, K), labels (B,) -> scalar."""
+    """Computes how often at least one student is right, which ``evaluate`` calls the union.
+
+    Args:
+        logits: Logits of M students, shape (M, B, K).
+
+        labels: True classes, shape (B,).
+
+    Returns:
+        A share from 0 to 1, a scalar.
+    """
     return (logits.argmax(2) == labels).any(0).double().mean()
 
 
-def normal(seed: int, *shape: int) -> Tensor:
-    """Normal numbers in float64, for probes."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def _probe_mutual(function) -> list[Tensor]:
-    own, other = (normal(seed, 6, 5).requires_grad_() for seed in (0, 1))
-    value = tensor_from(function(own, other, 3.0))
-    if not value.requires_grad:
-        return [value, torch.zeros_like(own), torch.zeros_like(other)]
-    found = torch.autograd.grad(value, (own, other), allow_unused=True, materialize_grads=True)
-    return [value.detach(), *found]
+    return value_and_gradients(lambda own, other: function(own, other, 3.0), normal(0, 6, 5), normal(1, 6, 5))
 
 
 def _probe_cosine(function) -> list[Tensor]:
@@ -59,23 +80,23 @@ EXERCISES = {
             Mutant(
                 "not detached",
                 lambda own, other, T: kd_loss(own, other, T),
-                "the value is right, but the other student is pulled as well: it teaches here, and "
-                "learns in its own term; detach it.",
+                "the value is right, but a gradient reaches the other student as well; it teaches here and "
+                "learns in its own term, so detach it.",
             ),
             Mutant(
                 "detached itself",
                 lambda own, other, T: kd_loss(own.detach(), other, T),
-                "you detached the learner: now the teacher of this term moves, and the learner stays.",
+                "you detached the student that should learn; now the student that teaches moves instead.",
             ),
             Mutant(
                 "both detached",
                 lambda own, other, T: kd_loss(own.detach(), other.detach(), T),
-                "both are detached, so nobody learns; only the other one is held still.",
+                "both are detached, so neither learns; detach the other one only.",
             ),
             Mutant(
                 "other way round",
                 lambda own, other, T: kd_loss(other.detach(), own, T),
-                "that is KL(own || other); the target comes first: KL(other || own), kd_loss(own, other, T).",
+                "that is KL(own || other); the loss is KL(other || own), which is kd_loss(own, other, T).",
             ),
             Mutant(
                 "without T squared",
@@ -85,7 +106,8 @@ EXERCISES = {
             Mutant(
                 "cross entropy with the other's answers",
                 lambda own, other, T: F.cross_entropy(own, other.argmax(1)),
-                "that hands over the other's answers alone; its doubts are what it has to teach.",
+                "that passes on only the other student's answers; what it has to teach is its probabilities"
+                " of all classes.",
             ),
         ),
         advice="kd_loss(own, other.detach(), T).",
@@ -97,30 +119,33 @@ EXERCISES = {
             Mutant(
                 "of attention",
                 lambda one, other: cosine_similarity(attention_map(one), attention_map(other)).mean(),
-                "that compares attention maps: of two strangers it is near 1; Tab. IV's size fits raw maps.",
+                "that compares attention maps, whose cosine is near 1 even for unrelated networks; the "
+                "values of Tab. IV fit raw maps.",
             ),
             Mutant(
                 "averaged over positions first",
                 lambda one, other: F.cosine_similarity(one.mean((2, 3)), other.mean((2, 3))).mean(),
-                "you averaged over the positions first: which channels are on, no longer where.",
+                "you averaged over the positions first, so the cosine compares which channels are active "
+                "but not where.",
             ),
             Mutant(
                 "at each position",
                 lambda one, other: F.cosine_similarity(one, other, dim=1).mean(),
-                "a cosine at every position counts an empty corner like the object; flatten C, H and W.",
+                "a cosine at every position counts an empty corner as much as the object; flatten C, H and "
+                "W.",
             ),
             Mutant(
                 "whole batch",
                 _all_at_once,
-                "one cosine for the whole batch: pictures with strong activations count more; one each, "
-                "then the mean.",
+                "you took one cosine for the whole batch, so pictures with strong activations count more; "
+                "take one for each picture, then the mean.",
             ),
             Mutant(
                 "centred",
                 lambda one, other: F.cosine_similarity(
                     *(x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in (one, other))
                 ).mean(),
-                "you subtracted the mean: that is a correlation, and may be negative.",
+                "you subtracted the mean, which gives a correlation that may be negative; do not centre.",
             ),
             Mutant(
                 "no norms",
@@ -137,19 +162,20 @@ EXERCISES = {
             Mutant(
                 "ensemble",
                 lambda logits, labels: (logits.mean(0).argmax(1) == labels).double().mean(),
-                "that is the true ensemble, one answer from the mean logits; the union asks whether "
-                "anyone is right.",
+                "that is the true ensemble, which gives one answer from the mean logits; the union asks "
+                "whether any student is right.",
             ),
             Mutant(
                 "average",
                 lambda logits, labels: (logits.argmax(2) == labels).double().mean(),
-                "that is the students' average accuracy; the union asks, picture by picture, whether "
-                "anyone is right.",
+                "that is the students' average accuracy; the union asks for each picture whether any "
+                "student is right.",
             ),
             Mutant(
                 "all",
                 lambda logits, labels: (logits.argmax(2) == labels).all(0).double().mean(),
-                "these are the pictures that all answer right: the intersection.",
+                "these are the pictures that all students answer right, which is the intersection; the "
+                "union needs only one of them to be right.",
             ),
             Mutant(
                 "majority",
@@ -164,7 +190,7 @@ EXERCISES = {
             Mutant(
                 "percent",
                 lambda logits, labels: 100 * union_accuracy(logits, labels),
-                "that is in percent; return a share, 0 to 1.",
+                "your result is in percent; return a share from 0 to 1.",
             ),
         ),
         advice="(logits.argmax(2) == labels).any(0).double().mean().",

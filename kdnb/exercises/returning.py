@@ -1,29 +1,64 @@
-"""Exercises of notebook 06 on gradients: what returns through a link, whether it is news, and how a hook can
-cut it."""
+"""Exercises of notebook 06 on gradients.
+
+They ask what returns through a link, whether it differs from what the labels say, and how a hook can cut
+the link by mistake.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdnb.analysis import link_agreement
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
-from kdnb.exercises.peers import normal
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import normal, tensor_from
 
 
 def returned(z_s: Tensor, z_t: Tensor, labels: Tensor, x: Tensor, c: float) -> Tensor:
-    """The teacher's cross entropy, derived for the student's W where z_s = W x and z_t = V x + c z_s:
-    z_s, z_t (B, K), labels (B,), x (B, D) -> (K, D)."""
+    """Computes the gradient of the teacher's cross entropy in the student's weights W.
+
+    The networks are linear: z_s = W x and z_t = V x + c z_s.
+
+    Args:
+        z_s: Logits of the student, shape (B, K). The result does not depend on them.
+
+        z_t: Logits of the teacher, shape (B, K).
+
+        labels: True classes, shape (B,).
+
+        x: Inputs, shape (B, D).
+
+        c: Factor of the link.
+
+    Returns:
+        The gradient, shape (K, D).
+    """
     error = z_t.softmax(1) - F.one_hot(labels, z_t.shape[1])
     return c * error.T @ x / len(x)
 
 
 def agreement(total: Tensor, label: Tensor) -> float:
-    """The library's, for one convolution: gradients (B, C, H, W) twice -> scalar."""
+    """Computes ``kdnb.analysis.link_agreement`` for one convolution.
+
+    Args:
+        total: Gradient of the teacher's loss in the convolution's output, shape (B, C, H, W).
+
+        label: Gradient of the student's label loss in the same output, shape (B, C, H, W).
+
+    Returns:
+        The cosine of both, taken over the whole batch as one vector.
+    """
     return link_agreement({"": (total, total, label)}).item()
 
 
 def kept(output: Tensor) -> Tensor:
-    """What ``links.watched`` keeps of a convolution's output."""
+    """Returns what a link keeps of a convolution's output, as ``kdnb.methods.ecd.links.watched`` does.
+
+    Args:
+        output: Output of the convolution, shape (B, C, H, W).
+
+    Returns:
+        A clone with its graph, which a layer that works in place cannot change.
+    """
     return output.clone()
 
 
@@ -40,7 +75,7 @@ def _probe_agreement(function) -> list[Tensor]:
 
 
 def _probe_kept(function) -> list[Tensor]:
-    """An in-place layer follows; then: what was kept, and what comes back through it."""
+    """Lets a layer work in place on the output, then returns what was kept and the gradient through it."""
     h = normal(0, 3, 2, 4, 4).requires_grad_()
     output = 2 * h
     feature = tensor_from(function(output))
@@ -60,22 +95,23 @@ EXERCISES = {
             Mutant(
                 "the student's own error",
                 lambda z_s, z_t, y, x, c: returned(z_s, z_s, y, x, c),
-                "that is the error of the student's answer; the teacher's loss is about z_t.",
+                "that is the error of the student's logits; the teacher's loss depends on z_t.",
             ),
             Mutant(
                 "both losses",
                 lambda z_s, z_t, y, x, c: returned(z_s, z_t, y, x, c) + returned(z_s, z_s, y, x, 1.0),
-                "you added the student's own loss; here only what comes back through the link is asked.",
+                "you added the gradient of the student's own loss; only the gradient that returns through "
+                "the link is asked for.",
             ),
             Mutant(
                 "without c",
                 lambda z_s, z_t, y, x, c: returned(z_s, z_t, y, x, 1.0),
-                "z_t = V x + c z_s: the chain rule brings a factor c.",
+                "the factor c is missing; it comes from the chain rule, because z_t = V x + c z_s.",
             ),
             Mutant(
                 "sign",
                 lambda z_s, z_t, y, x, c: -returned(z_s, z_t, y, x, c),
-                "the sign is turned: d CE / d z = softmax(z) - one-hot.",
+                "the sign is wrong; d CE / d z = softmax(z) - one-hot.",
             ),
             Mutant(
                 "without the label",
@@ -85,12 +121,12 @@ EXERCISES = {
             Mutant(
                 "summed over the batch",
                 lambda z_s, z_t, y, x, c: len(x) * returned(z_s, z_t, y, x, c),
-                "cross entropy is a mean over the batch, so its gradient is, too.",
+                "cross entropy is a mean over the batch, so its gradient is a mean as well.",
             ),
             Mutant(
                 "transposed",
                 lambda z_s, z_t, y, x, c: returned(z_s, z_t, y, x, c).T,
-                "W is (K, D): a row a class. Yours is turned.",
+                "W has shape (K, D), with a row for each class; your result is transposed.",
             ),
         ),
         advice="error = z_t.softmax(1) - F.one_hot(labels, K); c * error.T @ x / len(x).",
@@ -102,8 +138,8 @@ EXERCISES = {
             Mutant(
                 "a cosine for each image",
                 lambda a, b: F.cosine_similarity(a.flatten(1), b.flatten(1)).mean(),
-                "a cosine for each image counts those that pull hardly at all like the others; the step is "
-                "taken along the sum, so take the batch as one vector.",
+                "one cosine for each image counts images with tiny gradients as much as the others; the "
+                "training step follows the sum, so treat the batch as one vector.",
             ),
             Mutant(
                 "at each position",
@@ -113,22 +149,23 @@ EXERCISES = {
             Mutant(
                 "no norms",
                 lambda a, b: (a * b).sum(),
-                "an inner product grows with both pulls; divide by both lengths.",
+                "an inner product grows with the lengths of both gradients; divide by both lengths.",
             ),
             Mutant(
                 "one norm",
                 lambda a, b: (a * b).sum() / b.norm(),
-                "divide by both lengths; yours still grows with the first.",
+                "your result still grows with the length of the first gradient; divide by both lengths.",
             ),
             Mutant(
                 "absolute values",
                 lambda a, b: F.cosine_similarity(a.abs().flatten(), b.abs().flatten(), dim=0),
-                "without signs, opposite advice counts as agreement.",
+                "you dropped the signs, so opposite gradients count as agreement.",
             ),
             Mutant(
                 "ratio of lengths",
                 lambda a, b: a.norm() / b.norm(),
-                "that compares how hard they pull; asked is where to.",
+                "that compares the lengths of the gradients; the question is whether they point in the same"
+                " direction.",
             ),
         ),
         advice="F.cosine_similarity(total.flatten(), label.flatten(), dim=0).",
@@ -146,8 +183,8 @@ EXERCISES = {
             Mutant(
                 "no copy",
                 lambda output: output,
-                "the gradient returns, but an in-place ReLU behind the convolution now writes into what you "
-                "kept: keep a clone.",
+                "the gradient returns, but an in-place ReLU after the convolution now writes into what you "
+                "kept; keep a clone.",
             ),
             Mutant(
                 "a new leaf",

@@ -1,48 +1,67 @@
-"""Exercises of notebook 04: similarities within a batch, a softmax over teacher layers, a weighted loss."""
+"""Exercises of notebook 04: similarities in a batch, a softmax over teacher layers, and a weighted loss."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from, value_and_gradients
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import normal, tensor_from, value_and_gradients
 from kdnb.methods import semckd
 
 
 def batch_similarity(maps: Tensor) -> Tensor:
-    """The library's, for one layer: (B, C, H, W) -> (B, B)."""
+    """Computes the library's similarity of the images of a batch, for one layer.
+
+    Args:
+        maps: Feature maps, shape (B, C, H, W).
+
+    Returns:
+        Inner products of the images' flattened maps, shape (B, B).
+    """
     return semckd.batch_similarity([maps])[0]
 
 
 def association(queries: Tensor, keys: Tensor) -> Tensor:
-    """What ``LayerAttention`` does with its vectors, of any length: (S, B, D), (M, B, D) -> (B, S, M)."""
+    """Computes what SemCKD's ``LayerAttention`` computes from its queries and keys.
+
+    Args:
+        queries: One vector for each student layer and image, shape (S, B, D). Any length is allowed.
+
+        keys: One vector for each teacher layer and image, shape (M, B, D). Any length is allowed.
+
+    Returns:
+        Weights of shape (B, S, M), which sum to 1 over the teacher layers.
+    """
     energies = torch.einsum("sbd,mbd->bsm", F.normalize(queries, dim=2), F.normalize(keys, dim=2))
     return energies.softmax(2)
 
 
 def over_teacher_layers(energies: Tensor) -> Tensor:
-    """Energies (B, S, M) to weights: each student layer shares itself out among the teacher's."""
+    """Turns energies into weights over the teacher layers.
+
+    Args:
+        energies: Energies of shape (B, S, M).
+
+    Returns:
+        Weights of shape (B, S, M). The weights of each student layer sum to 1.
+    """
     return energies.softmax(2)
 
 
-def _random(seed: int, *shape: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
 def _probe_similarity(function) -> list[Tensor]:
-    return value_and_gradients(function, _random(0, 4, 3, 2, 2))
+    return value_and_gradients(function, normal(0, 4, 3, 2, 2))
 
 
 def _probe_association(function) -> list[Tensor]:
-    return value_and_gradients(function, 2 * _random(1, 2, 4, 5), 2 * _random(2, 3, 4, 5))
+    return value_and_gradients(function, normal(1, 2, 4, 5, std=2), normal(2, 3, 4, 5, std=2))
 
 
 def _probe_loss(function) -> list[Tensor]:
-    return value_and_gradients(function, _random(3, 4, 2, 3).square(), _random(4, 4, 2, 3).softmax(2))
+    return value_and_gradients(function, normal(3, 4, 2, 3).square(), normal(4, 4, 2, 3).softmax(2))
 
 
 def _probe_axis(function) -> list[Tensor]:
-    return [tensor_from(function(_random(5, 4, 3, 3)))]
+    return [tensor_from(function(normal(5, 4, 3, 3)))]
 
 
 def _energies(queries: Tensor, keys: Tensor) -> Tensor:
@@ -67,7 +86,8 @@ EXERCISES = {
             Mutant(
                 "cosine",
                 lambda maps: batch_similarity(F.normalize(maps.flatten(1), dim=1)[..., None, None]),
-                "these are cosines, with ones on the diagonal; SemCKD keeps the lengths: no normalisation.",
+                "these are cosines, with ones on the diagonal; SemCKD keeps the lengths, so do not "
+                "normalise.",
             ),
             Mutant(
                 "pooled first",
@@ -77,7 +97,8 @@ EXERCISES = {
             Mutant(
                 "channels",
                 lambda maps: torch.einsum("bchw,bdhw->cd", maps, maps),
-                "that is (C, C), channels against channels; here pictures are compared: (B, B).",
+                "your result compares channels and has shape (C, C); compare pictures, so that the shape is"
+                " (B, B).",
             ),
             Mutant(
                 "mean",
@@ -87,7 +108,7 @@ EXERCISES = {
             Mutant(
                 "detached",
                 lambda maps: batch_similarity(maps.detach()),
-                "the values are right, but no gradient reaches the maps: the student also learns "
+                "the values are right, but no gradient reaches the maps; the student must also learn "
                 "through its queries.",
             ),
         ),
@@ -100,14 +121,14 @@ EXERCISES = {
             Mutant(
                 "over the student layers",
                 lambda queries, keys: _cosines(queries, keys).softmax(1),
-                "a teacher layer shares itself out among the students; it is each student layer that "
-                "chooses: softmax over dim=2 of (B, S, M).",
+                "here the weights of each teacher layer sum to 1; the weights of each student layer must, "
+                "so take the softmax over dim=2 of (B, S, M).",
             ),
             Mutant(
                 "over the batch",
                 lambda queries, keys: _cosines(queries, keys).softmax(0),
-                "pictures compete for a pair of layers; every picture has weights of its own: "
-                "softmax over dim=2 of (B, S, M).",
+                "here the weights sum to 1 over the pictures; every picture has its own weights, so take "
+                "the softmax over dim=2 of (B, S, M).",
             ),
             Mutant(
                 "no softmax",
@@ -123,17 +144,20 @@ EXERCISES = {
             Mutant(
                 "scaled",
                 lambda queries, keys: (_cosines(queries, keys) / queries.shape[2] ** 0.5).softmax(2),
-                "energies are divided by the square root of D, as in a Transformer; of unit vectors "
-                "nothing would be left: SemCKD does not scale.",
+                "you divided the energies by the square root of D, as a Transformer does; for unit vectors "
+                "that makes all weights nearly equal, and SemCKD does not do it.",
             ),
             Mutant(
                 "as in a Transformer",
                 lambda queries, keys: (_energies(queries, keys) / queries.shape[2] ** 0.5).softmax(2),
-                "that is a Transformer's attention; SemCKD takes unit vectors instead of the factor "
-                "1 / sqrt(D).",
+                "that is the attention of a Transformer; SemCKD uses unit vectors instead of the factor 1 /"
+                " sqrt(D).",
             ),
         ),
-        advice="normalise over D, torch.einsum('sbd,mbd->bsm', queries, keys), softmax over dim=2.",
+        advice=(
+            "normalise over D, compute torch.einsum('sbd,mbd->bsm', queries, keys), and take the softmax "
+            "over dim=2."
+        ),
     ),
     "cross_layer_loss": Exercise(
         reference=semckd.cross_layer_loss,
@@ -147,8 +171,8 @@ EXERCISES = {
             Mutant(
                 "divides by M too",
                 lambda distances, weights: (weights * distances).mean(),
-                "the weights of a row sum to 1 already, so dividing by M shrinks the loss once more: "
-                "sum over dim=2, then the mean.",
+                "the weights of a row already sum to 1, so dividing by M makes the loss too small; sum over"
+                " dim=2, then take the mean.",
             ),
             Mutant(
                 "sum over student layers",
@@ -158,13 +182,12 @@ EXERCISES = {
             Mutant(
                 "weights ignored",
                 lambda distances, weights: distances.mean(),
-                "every pair counts alike: that is the control 'uniform'; multiply by the weights.",
+                "every pair counts equally, which is the control 'uniform'; multiply by the weights.",
             ),
             Mutant(
                 "weights detached",
                 lambda distances, weights: semckd.cross_layer_loss(distances, weights.detach()),
-                "the value is right, but the weights get no gradient: the association would stay as "
-                "it was made.",
+                "the value is right, but the weights get no gradient, so the association would never learn.",
             ),
         ),
         advice="(weights * distances).sum(2).mean().",
@@ -181,12 +204,14 @@ EXERCISES = {
             Mutant(
                 "over the batch",
                 lambda energies: energies.softmax(0),
-                "now the pictures compete with each other: each pair of layers sums to 1 over the batch.",
+                "now the weights of each pair of layers sum to 1 over the batch, so the pictures compete "
+                "with each other.",
             ),
             Mutant(
                 "over all pairs",
                 lambda energies: energies.flatten(1).softmax(1).unflatten(1, energies.shape[1:]),
-                "now student layers compete too, and rows sum to a third on average: one softmax a row.",
+                "now the student layers compete as well, and a row sums to a third on average; take one "
+                "softmax for each row.",
             ),
         ),
         advice="each row energies[n, i] must become weights that sum to 1, in the same order.",

@@ -1,39 +1,57 @@
-"""Exercises of notebook 03: a connector and its order, two losses, a gradient through a frozen head."""
+"""Exercises of notebook 03: a connector and its order, two losses, and a gradient through a frozen head."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import normal, tensor_from
 from kdnb.functional import kd_loss
 from kdnb.methods.srrl import Connector, feature_matching_loss, softmax_regression_loss
 
 
 def connected(connector: nn.Module, final: Tensor) -> Tensor:
-    """A last map in the teacher's space, then averaged: (B, C_s, H, W) -> (B, C_t)."""
+    """Maps the student's last feature map to the teacher's width, then averages over the positions.
+
+    Args:
+        connector: A module from C_s to C_t channels.
+
+        final: The student's last feature map, shape (B, C_s, H, W).
+
+    Returns:
+        Vectors of shape (B, C_t).
+    """
     return connector(final).mean((2, 3))
 
 
 def regression_loss(
     connected: Tensor, embedding: Tensor, teacher_head: nn.Module, student_head: nn.Module
 ) -> Tensor:
-    """The library's loss with both logits from the one right head; ``student_head`` is a decoy."""
+    """Computes SRRL's softmax regression loss, with all logits from the teacher's head.
+
+    Args:
+        connected: The student's vectors in the teacher's space, shape (B, C_t).
+
+        embedding: The teacher's embedding, shape (B, C_t).
+
+        teacher_head: The teacher's classifier.
+
+        student_head: The student's classifier. It is not used. The exercise offers it as a wrong choice.
+
+    Returns:
+        The loss, a scalar.
+    """
     return softmax_regression_loss(connected, teacher_head, teacher_head(embedding))
-
-
-def _random(seed: int, *shape: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return 2 * torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def _linear(seed: int, wide: int, classes: int) -> nn.Linear:
     head = nn.utils.skip_init(nn.Linear, wide, classes, dtype=torch.float64)
-    head.weight.data, head.bias.data = _random(seed, classes, wide), _random(seed + 1, classes)
+    head.weight.data, head.bias.data = normal(seed, classes, wide, std=2), normal(seed + 1, classes, std=2)
     return head
 
 
 def _gradients(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-    """Zeros where nothing flows: a loss may be right in value and teach nobody."""
+    """Returns the gradient of the summed loss in each leaf; it is zero where nothing flows."""
     found = [None] * len(leaves)
     if loss.requires_grad:
         found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
@@ -44,20 +62,20 @@ def _probe_connected(function) -> list[Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         connector = Connector(3, 5).double().eval()
-    maps = _random(0, 4, 3, 2, 2).requires_grad_()
+    maps = normal(0, 4, 3, 2, 2, std=2).requires_grad_()
     vectors = tensor_from(function(connector, maps))
     return [vectors.detach(), *_gradients(vectors.square().sum(), [maps])]
 
 
 def _probe_matching(function) -> list[Tensor]:
-    student, teacher = _random(2, 4, 6).requires_grad_(), _random(3, 4, 6)
+    student, teacher = normal(2, 4, 6, std=2).requires_grad_(), normal(3, 4, 6, std=2)
     loss = tensor_from(function(student, teacher))
     return [loss.detach(), *_gradients(loss, [student])]
 
 
 def _probe_regression(function) -> list[Tensor]:
-    """The value, and the gradients of the student's vector and of its own head."""
-    student, teacher = _random(4, 4, 6).requires_grad_(), _random(5, 4, 6)
+    """Returns the loss, and its gradients in the student's vectors and in its head's weights."""
+    student, teacher = normal(4, 4, 6, std=2).requires_grad_(), normal(5, 4, 6, std=2)
     teacher_head, student_head = _linear(6, 6, 3).requires_grad_(False), _linear(8, 6, 3)
     loss = tensor_from(function(student, teacher, teacher_head, student_head))
     return [loss.detach(), *_gradients(loss, [student, student_head.weight])]
@@ -68,8 +86,6 @@ def _no_grad(connected: Tensor, embedding: Tensor, teacher_head: nn.Module, stud
         return regression_loss(connected, embedding, teacher_head, student_head)
 
 
-_SAME_SIZE = "average over samples and entries alike: F.mse_loss with its default reduction."
-
 EXERCISES = {
     "connected": Exercise(
         reference=connected,
@@ -78,13 +94,14 @@ EXERCISES = {
             Mutant(
                 "averaged first",
                 lambda connector, maps: connector(maps.mean((2, 3), keepdim=True)).flatten(1),
-                "you average first and connect after: that is the later port's order. Here the "
-                "connector sees the map.",
+                "you average first and apply the connector afterwards, which is the order of a later port; "
+                "here the connector receives the map.",
             ),
             Mutant(
                 "maximum",
                 lambda connector, maps: connector(maps).amax((2, 3)),
-                "the teacher's embedding is an average over positions, not a maximum; so must yours be.",
+                "the teacher's embedding is an average over positions, not a maximum; yours must be an "
+                "average as well.",
             ),
             Mutant(
                 "sum",
@@ -94,7 +111,7 @@ EXERCISES = {
             Mutant(
                 "over the batch",
                 lambda connector, maps: connector(maps).mean((0, 2, 3)),
-                "one vector is left for the whole batch; average over dims 2 and 3 alone.",
+                "one vector is left for the whole batch; average over dims 2 and 3 only.",
             ),
             Mutant(
                 "no averaging",
@@ -102,7 +119,7 @@ EXERCISES = {
                 "this is still a map; average over its positions.",
             ),
         ),
-        advice="connector(final), then the mean over dims 2 and 3.",
+        advice="compute connector(final), then take the mean over dims 2 and 3.",
     ),
     "feature_matching": Exercise(
         reference=feature_matching_loss,
@@ -111,26 +128,27 @@ EXERCISES = {
             Mutant(
                 "sum over entries",
                 lambda s, t: (s - t).square().sum(1).mean(),
-                "that is the paper's squared norm, D times the mean that code and weights here assume; "
-                "average over entries as well.",
+                "that is the squared norm of the paper, which is D times the mean; the code and the loss "
+                "weights here assume a mean, so average over the entries as well.",
             ),
             Mutant(
                 "norm",
                 lambda s, t: (s - t).norm(dim=1).mean(),
-                "the norm is not squared: its gradient has the same size near the goal as far from it.",
+                "the norm is not squared, so its gradient is as large near the target as far from it.",
             ),
             Mutant(
                 "unit vectors",
                 lambda s, t: F.mse_loss(F.normalize(s), F.normalize(t)),
-                "lengths are thrown away, but the head reads them: do not normalise.",
+                "normalising removes the lengths of the vectors, but the head depends on them; do not "
+                "normalise.",
             ),
             Mutant(
                 "absolute",
                 lambda s, t: (s - t).abs().mean(),
-                "differences are to be squared.",
+                "you took absolute differences; they must be squared.",
             ),
         ),
-        advice=_SAME_SIZE,
+        advice="average the squared differences over samples and entries, as F.mse_loss does by default.",
     ),
     "softmax_regression": Exercise(
         reference=regression_loss,
@@ -139,41 +157,46 @@ EXERCISES = {
             Mutant(
                 "student's head",
                 lambda c, e, teacher, student: F.mse_loss(student(c), teacher(e)),
-                "the student's own head judges its features here; the point is to ask the teacher's.",
+                "the student's features pass through the student's own head here; they must pass through "
+                "the teacher's head.",
             ),
             Mutant(
                 "student's head for both",
                 lambda c, e, teacher, student: F.mse_loss(student(c), student(e)),
-                "both logits come from the student's head, which knows nothing yet; ask the teacher's.",
+                "both logits come from the student's head, which has learned nothing yet; use the teacher's"
+                " head for both.",
             ),
             Mutant(
                 "heads swapped",
                 lambda c, e, teacher, student: F.mse_loss(teacher(c), student(e)),
-                "the target comes from the wrong head: the teacher's logits are what the teacher's head "
-                "says of the teacher's features.",
+                "the target comes from the wrong head; the teacher's logits are computed by the teacher's "
+                "head from the teacher's features.",
             ),
             Mutant(
                 "probabilities",
                 lambda c, e, teacher, student: F.mse_loss(teacher(c).softmax(1), teacher(e).softmax(1)),
-                "you compare probabilities, which barely move where the teacher is sure; compare the logits.",
+                "you compare probabilities, which hardly change where the teacher is sure; compare the "
+                "logits.",
             ),
             Mutant(
                 "divergence",
                 lambda c, e, teacher, student: kd_loss(teacher(c), teacher(e), 1.0),
-                "that is distillation's KL divergence; here the logits themselves are to agree, squared.",
+                "that is the KL divergence of distillation; here the loss is the mean squared difference of"
+                " the logits.",
             ),
             Mutant(
                 "sum over classes",
                 lambda c, e, teacher, student: (teacher(c) - teacher(e)).square().sum(1).mean(),
-                "K times too large: the mean runs over classes as well as samples.",
+                "your loss is K times too large; take the mean over the classes as well as over the samples.",
             ),
             Mutant(
                 "no gradient",
                 _no_grad,
-                "right value, no gradient: nothing can reach the student. A frozen head needs no no_grad.",
+                "the value is right, but no gradient reaches the student; a frozen head does not need "
+                "no_grad.",
             ),
         ),
-        advice="the mean squared difference of teacher_head(connected) and teacher_head(embedding).",
+        advice="take the mean squared difference of teacher_head(connected) and teacher_head(embedding).",
     ),
     "frozen_is_not_no_grad": Exercise(
         reference=regression_loss,
@@ -187,16 +210,20 @@ EXERCISES = {
             Mutant(
                 "past the head",
                 lambda c, e, teacher, student: feature_matching_loss(c, e),
-                "now a gradient flows, but past the head: this is feature matching, which counts all "
-                "directions alike.",
+                "now a gradient flows, but not through the head; this is feature matching, which weights "
+                "all directions equally.",
             ),
             Mutant(
                 "student's head",
                 lambda c, e, teacher, student: F.mse_loss(student(c), teacher(e)),
-                "now a gradient flows, but through the student's head, which moves to meet the target.",
+                "now a gradient flows, but through the student's head, which would then move towards the "
+                "target itself.",
             ),
         ),
-        advice="the value must stay as it is, and the gradient reach `connected` through the teacher's head.",
+        advice=(
+            "the value must stay as it is, and the gradient must reach `connected` through the teacher's "
+            "head."
+        ),
         bug="no gradient",
     ),
 }

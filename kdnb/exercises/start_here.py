@@ -1,4 +1,4 @@
-"""Exercises of notebook 00: counting right answers, and telling a difference from luck."""
+"""Exercises of notebook 00: counting right answers, and telling a difference between methods from luck."""
 
 from statistics import NormalDist
 
@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from kdnb.analysis import Interval, paired_difference
-from kdnb.exercises.lesson import Exercise, Mutant, tensor_from
+from kdnb.exercises.lesson import Exercise, Mutant
+from kdnb.exercises.probes import tensor_from
 from kdnb.functional import correct
 
 
@@ -63,20 +64,22 @@ EXERCISES = {
             Mutant(
                 "over the batch",
                 lambda logits, labels: logits.argmax(0) == labels,
-                "you compare images, not classes: logits are (B, K), take argmax over dim=1.",
+                "you took the largest value over the images; logits are (B, K), so take the argmax over the"
+                " classes, dim=1.",
             ),
             Mutant(
                 "weakest class",
                 lambda logits, labels: logits.argmin(1) == labels,
-                "that is the class the network believes least; a larger logit means more belief.",
+                "argmin picks the class that the network finds least likely; a larger logit means a more "
+                "likely class.",
             ),
             Mutant(
                 "share instead of answers",
                 lambda logits, labels: (logits.argmax(1) == labels).double().mean(),
-                "return one True or False an image, (B,); the mean comes later.",
+                "return one True or False for each image, shape (B,); the mean is taken later.",
             ),
         ),
-        advice="return a bool tensor (B,): True where the largest logit is at the label.",
+        advice="return a bool tensor of shape (B,) that is True where the largest logit is at the label.",
     ),
     "paired_difference": Exercise(
         reference=paired_difference,
@@ -85,26 +88,29 @@ EXERCISES = {
             Mutant(
                 "unpaired",
                 _unpaired,
-                "you used each method's own spread; subtract seed by seed first, then take the spread.",
+                "you used the standard deviation of each method; subtract seed by seed first, then take the"
+                " standard deviation of the differences.",
             ),
             Mutant(
                 "normal instead of t",
                 _normal,
-                "1.96 is for many runs; with five the spread itself is uncertain: use Student's t, "
-                "stats.t.ppf(0.975, n - 1).",
+                "1.96 holds for many runs; with five runs the standard deviation itself is uncertain, so "
+                "use Student's t, stats.t.ppf(0.975, n - 1).",
             ),
             Mutant(
                 "spread of runs",
                 _spread_of_runs,
-                "that says where one more run would fall; the mean is steadier: divide by sqrt(n).",
+                "this interval says where one more run would fall; the mean of n runs varies less, so "
+                "divide by sqrt(n).",
             ),
             Mutant(
                 "sign",
                 _reversed,
-                "the sign is turned: treated minus baseline, so that better is above 0.",
+                "the sign is wrong; subtract the baseline from the treated runs, so that an improvement is "
+                "above 0.",
             ),
         ),
-        advice="mean of the differences, plus and minus t(0.975, n - 1) * s / sqrt(n).",
+        advice="the interval is the mean of the differences, plus and minus t(0.975, n - 1) * s / sqrt(n).",
     ),
 }
 

@@ -1,7 +1,8 @@
-"""Runs notebooks without a browser: each in a process of its own, several at a time if wished.
+"""Runs notebooks without a browser, one or several at a time, each in a process of its own.
 
-``notebooks`` reads what the course holds, ``team`` starts the processes, ``worker`` is what runs in
-one. ``headline`` is the other end: a notebook's last cell hands its main numbers to the runner.
+``notebooks`` reads the notebooks of the course. ``worker_pool`` starts the processes, and ``worker`` is
+the program that each of them runs. ``headline`` is called by a notebook's last cell to hand its main
+numbers to the runner.
 """
 
 import json
@@ -14,14 +15,14 @@ from pathlib import Path
 from kdnb.errors import InputError
 from kdnb.files import write_whole
 from kdnb.headless.notebooks import Notebook
-from kdnb.headless.team import Failure, Order, Outcome, Progress, Team, cores
+from kdnb.headless.worker_pool import Failure, Outcome, Progress, RunOptions, WorkerPool, cores
 
 __all__ = [
     "HEADLINE",
     "Failure",
-    "Order",
     "Outcome",
     "Progress",
+    "RunOptions",
     "cores",
     "headline",
     "headline_text",
@@ -33,10 +34,15 @@ HEADLINE = "application/vnd.kdnb.headline+json"
 
 
 def headline(**numbers: float) -> None:
-    """Shows a notebook's main numbers, and hands them to the table that ``kdnb run`` prints:
-    ``headline(labels_only=48.1, kd=55.2)`` shows ``labels_only 48.1, kd 55.2``.
+    """Displays the main numbers of a notebook and hands them to the table that ``kdnb run`` prints.
 
-    Raises ValueError if a value is not a finite number.
+    For example, ``headline(labels_only=48.1, kd=55.2)`` displays ``labels_only 48.1, kd 55.2``.
+
+    Args:
+        numbers: The numbers by name. They are rounded to six decimals.
+
+    Raises:
+        ValueError: If a value is not a finite number.
     """
     plain = {}
     for name, number in numbers.items():
@@ -53,52 +59,85 @@ def headline(**numbers: float) -> None:
 
 
 def headline_text(numbers: dict[str, float]) -> str:
-    """``labels_only 48.1, kd 55.2``: three digits, all of them before the point if there are more."""
+    """Formats numbers for reading.
+
+    A number has three digits, or all digits before the decimal point if these are more.
+
+    Args:
+        numbers: The numbers by name.
+
+    Returns:
+        One line of text.
+
+    Example:
+        >>> headline_text({"labels_only": 48.1, "pictures": 5000})
+        'labels_only 48.1, pictures 5000'
+    """
     return ", ".join(
         f"{name} {number:.0f}" if abs(number) >= 1000 else f"{name} {number:.3g}"
         for name, number in numbers.items()
     )
 
 
-def run(notebooks: list[Notebook], order: Order) -> Iterator[Progress | Outcome]:
-    """Runs ``notebooks``, ``order.jobs`` at a time, and tells how they get on.
+def run(notebooks: list[Notebook], options: RunOptions) -> Iterator[Progress | Outcome]:
+    """Runs notebooks and reports their progress.
 
-    One that fails does not stop the others. Each that is through is recorded at once in
-    OUT/summary.json. Closing the generator stops what runs, kernels included.
+    A notebook that fails does not stop the others. Each notebook that ends is recorded in OUT/summary.json at
+    once. Closing the generator stops all processes that still run, and their kernels.
 
-    Raises InputError, before anything runs, if the folder cannot be written.
+    Args:
+        notebooks: The notebooks to run.
+
+        options: How to run them.
+
+    Returns:
+        An iterator over events. A ``Progress`` says how far a notebook has come, and an ``Outcome`` says
+        that it has ended.
+
+    Raises:
+        InputError: If the output folder cannot be written or holds a damaged summary. This is checked before
+            anything runs.
     """
-    return _run(notebooks, order, read_summary(order.out))
+    return _run(notebooks, options, read_summary(options.out))
 
 
-def _run(notebooks: list[Notebook], order: Order, records: dict[str, dict]) -> Iterator[Progress | Outcome]:
+def _run(
+    notebooks: list[Notebook], options: RunOptions, records: dict[str, dict]
+) -> Iterator[Progress | Outcome]:
     hashes = {notebook.stem: notebook.source for notebook in notebooks}
     waiting = []
     for notebook in notebooks:
         record = records.get(notebook.stem, {})
-        if order.resume and _still_good(notebook, record, order):
-            yield _kept(notebook, record, order)
+        if options.resume and _still_good(notebook, record, options):
+            yield _kept(notebook, record, options)
         else:
             waiting.append(notebook)
-    with Team(order) as team:
-        for event in team.work(waiting):
+    with WorkerPool(options) as pool:
+        for event in pool.work(waiting):
             if isinstance(event, Outcome):
                 records[event.notebook] = {
                     "status": event.status,
                     "seconds": event.seconds,
-                    "parameters": order.parameters,
+                    "parameters": options.parameters,
                     "source": hashes[event.notebook],
                     "headline": event.headline,
                     "failure": asdict(event.failure) if event.failure else None,
                 }
-                _write_summary(order.out, records)
+                _write_summary(options.out, records)
             yield event
 
 
 def read_summary(out: Path) -> dict[str, dict]:
-    """The records in OUT/summary.json by notebook; makes the folder if need be.
+    """Reads the records of earlier runs from OUT/summary.json. The folder is made if it does not exist.
 
-    Raises InputError if the folder cannot be written or the file is not a summary.
+    Args:
+        out: The output folder.
+
+    Returns:
+        One record for each notebook, by the notebook's name. The dict is empty if there is no summary.
+
+    Raises:
+        InputError: If the folder cannot be written, or if the file is not a summary.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -124,21 +163,24 @@ def _write_summary(out: Path, records: dict[str, dict]) -> None:
     write_whole(out / "summary.json", json.dumps(content, indent=1) + "\n")
 
 
-def _still_good(notebook: Notebook, record: dict, order: Order) -> bool:
-    """Whether an earlier run did the same. The parameters are those in the executed notebook: it
-    may be newer than its record, where a run was stopped between the two."""
+def _still_good(notebook: Notebook, record: dict, options: RunOptions) -> bool:
+    """Returns whether an earlier run of the notebook did the same work.
+
+    The parameters are read from the executed notebook. It may be newer than its record, if a run was stopped
+    after it wrote the one and before it wrote the other.
+    """
     try:
-        text = (order.out / notebook.path.name).read_text(encoding="utf-8")
+        text = (options.out / notebook.path.name).read_text(encoding="utf-8")
         executed = json.loads(text)["metadata"]["papermill"]
     except (OSError, ValueError, KeyError):
         return False
     recorded = record.get("status") == "ok" and record.get("source") == notebook.source
-    return recorded and not executed["exception"] and executed["parameters"] == order.parameters
+    return recorded and not executed["exception"] and executed["parameters"] == options.parameters
 
 
-def _kept(notebook: Notebook, record: dict, order: Order) -> Outcome:
-    if order.html and not (order.out / f"{notebook.stem}.html").exists():
+def _kept(notebook: Notebook, record: dict, options: RunOptions) -> Outcome:
+    if options.html and not (options.out / f"{notebook.stem}.html").exists():
         from kdnb.headless.worker import render
 
-        render(order.out / notebook.path.name, images=notebook.path.parent)
+        render(options.out / notebook.path.name, images=notebook.path.parent)
     return Outcome(notebook.stem, "kept", record["seconds"], record["headline"])

@@ -1,4 +1,4 @@
-"""What ``kdnb run`` shows: bars or lines while notebooks run, then errors and a table."""
+"""What ``kdnb run`` shows: progress while notebooks run, then their errors and a table."""
 
 from collections.abc import Iterable
 from typing import TextIO
@@ -11,7 +11,16 @@ _BAR = "{desc} |{bar:24}| {n_fmt:>3}/{total_fmt} cells {elapsed}"
 
 
 class Display:
-    """One bar a notebook in a terminal; elsewhere, as in a log file, a line at each start and end."""
+    """Shows the progress of notebooks.
+
+    In a terminal each notebook has a progress bar. Elsewhere, as in a log file, each notebook has one line
+    when it starts and one when it ends.
+
+    Args:
+        names: The names of the notebooks, in the order of their bars.
+
+        stream: The stream to write to.
+    """
 
     def __init__(self, names: list[str], stream: TextIO) -> None:
         self.stream = stream
@@ -26,6 +35,11 @@ class Display:
         return tqdm(desc=text, total=1, position=place, bar_format=_BAR, file=self.stream)
 
     def show(self, event: Progress | Outcome) -> None:
+        """Updates the display after one event.
+
+        Args:
+            event: What ``kdnb.headless.run`` has yielded.
+        """
         name = event.notebook
         if isinstance(event, Outcome):
             self._finish(event)
@@ -50,16 +64,24 @@ class Display:
         bar = self.bars[name]
         bar.set_description_str(f"{name:{self.width}} {outcome.status:6}", refresh=False)
         bar.n = bar.n if outcome.failure else bar.total
-        bar.bar_format = _BAR.replace("{elapsed}", seconds)  # or its clock would run on
+        bar.bar_format = _BAR.replace("{elapsed}", seconds)  # otherwise its clock would go on
         bar.refresh()
 
     def close(self) -> None:
+        """Ends all progress bars."""
         for bar in self.bars.values():
             bar.close()
 
 
 def failure_text(outcome: Outcome) -> str:
-    """The failing cell's number, its error and its traceback."""
+    """Describes why a notebook failed.
+
+    Args:
+        outcome: The outcome of a notebook that failed.
+
+    Returns:
+        The number of the failing cell, the error, and its traceback.
+    """
     failure = outcome.failure
     return (
         f"{outcome.notebook} failed at {_place(failure)}: {failure.ename}: {failure.evalue}\n"
@@ -72,7 +94,14 @@ def _place(failure: Failure) -> str:
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
-    """Notebook, status, time and headline numbers, one row a notebook, in plain columns."""
+    """Formats outcomes as a table in plain columns, with a row for each notebook.
+
+    Args:
+        outcomes: The outcomes in the order of the rows.
+
+    Returns:
+        The lines of the table: notebook, status, time and headline numbers.
+    """
     rows = [("notebook", "status", "time", "headline")]
     for outcome in outcomes:
         numbers = headline_text(outcome.headline)

@@ -1,4 +1,4 @@
-"""The course's notebooks as the command line sees them: number, title, parameters."""
+"""The notebooks of the course as the command line reads them: numbers, titles and parameters."""
 
 import ast
 import hashlib
@@ -25,7 +25,19 @@ _READERS = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of a notebook's cell tagged ``parameters``: ``seed: int = 0   # help``."""
+    """One parameter of a notebook, read from a line such as ``seed: int = 0   # help``.
+
+    Such lines stand in the notebook's cell that is tagged ``parameters``.
+
+    Attributes:
+        name: Its name.
+
+        type: The name of its type: int, float, bool or str.
+
+        default: The source text of its default value.
+
+        help: The comment at the end of the line.
+    """
 
     name: str
     type: str
@@ -33,7 +45,17 @@ class Parameter:
     help: str
 
     def value(self, text: str) -> int | float | bool | str:
-        """``text`` as the declared type. Raises InputError if it cannot be read as that."""
+        """Converts a text from the command line to the parameter's type.
+
+        Args:
+            text: The text.
+
+        Returns:
+            The value.
+
+        Raises:
+            InputError: If the text cannot be read as that type, or is not a known preset or data set.
+        """
         reader, expected = _READERS[self.type]
         try:
             value = reader(text)
@@ -51,8 +73,19 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Notebook:
-    """One notebook of the course, read but not run. ``source`` is the hash of what its cells say;
-    outputs and metadata do not enter it."""
+    """One notebook of the course, which was read but not run.
+
+    Attributes:
+        path: Its file.
+
+        title: Its first heading.
+
+        cells: The number of its cells.
+
+        source: A hash of the text of its cells. Outputs and metadata do not change it.
+
+        parameters: Its parameters by name.
+    """
 
     path: Path
     title: str
@@ -62,11 +95,19 @@ class Notebook:
 
     @property
     def stem(self) -> str:
+        """The file's name without its suffix, such as ``00_start_here``."""
         return self.path.stem
 
 
 def course_notebooks() -> list[Path]:
-    """The numbered notebooks, in the order of the course. Raises InputError if there are none."""
+    """Lists the numbered notebooks in the order of the course.
+
+    Returns:
+        Their files.
+
+    Raises:
+        InputError: If there are none.
+    """
     folder = course_folder("notebooks")
     paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not paths:
@@ -78,8 +119,17 @@ def course_notebooks() -> list[Path]:
 
 
 def select(names: Iterable[str]) -> list[Path]:
-    """The notebooks called ``0``, ``00`` or ``00_start_here``, in the order given; all if none is
-    named. Raises InputError with the nearest one if a name is unknown."""
+    """Finds notebooks by number or name.
+
+    Args:
+        names: Numbers or names, such as ``0``, ``00`` or ``00_start_here``.
+
+    Returns:
+        Their files in the order given and without repetitions, or all notebooks if no name is given.
+
+    Raises:
+        InputError: If a name is unknown. The message names the nearest notebook.
+    """
     paths = course_notebooks()
     chosen = [_named(name, paths) for name in names]
     return list(dict.fromkeys(chosen)) or paths
@@ -99,7 +149,17 @@ def _named(name: str, paths: list[Path]) -> Path:
 
 
 def read_notebook(path: Path) -> Notebook:
-    """Title, parameters and source of a notebook. Raises InputError if it is no notebook."""
+    """Reads the title, the parameters and the source of a notebook.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The notebook.
+
+    Raises:
+        InputError: If the file cannot be read as a notebook.
+    """
     import papermill
 
     try:
@@ -110,13 +170,13 @@ def read_notebook(path: Path) -> Notebook:
             f"{path} cannot be read as a notebook ({error}). Restore it with 'git checkout -- "
             f"{path.name}', or save it again in JupyterLab."
         ) from error
-    told = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
-    told = [part for part in told if part[0] != "raw"]
+    texts = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+    texts = [part for part in texts if part[0] != "raw"]
     return Notebook(
         path=path,
-        title=_title(text for kind, text in told if kind == "markdown"),
+        title=_title(text for kind, text in texts if kind == "markdown"),
         cells=len(cells),
-        source=hashlib.sha256(json.dumps(told).encode()).hexdigest(),
+        source=hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
         parameters={name: _parameter(entry) for name, entry in declared.items()},
     )
 
@@ -138,10 +198,19 @@ def _parameter(entry: dict[str, str]) -> Parameter:
 
 
 def parameter_values(notebooks: list[Notebook], pairs: Iterable[str]) -> dict[str, object]:
-    """``name=value`` texts as typed values that every one of ``notebooks`` knows.
+    """Converts texts of the form ``name=value`` to typed values of parameters that every notebook has.
 
-    Raises InputError for a text without ``=``, a name given twice, a name that one of the
-    notebooks lacks, and a value that is not of the declared type.
+    Args:
+        notebooks: The notebooks that will receive the values.
+
+        pairs: The texts.
+
+    Returns:
+        The values by name.
+
+    Raises:
+        InputError: If a text has no ``=``, if a name is given twice, if one of the notebooks has no parameter
+            of that name, or if a value is not of the declared type.
     """
     values: dict[str, object] = {}
     for pair in pairs:
@@ -160,7 +229,7 @@ def _declared(name: str, notebook: Notebook, notebooks: list[Notebook]) -> Param
     if name not in notebook.parameters and having:
         raise InputError(
             f"The notebook {notebook.stem} has no parameter {name!r}, which {', '.join(having)} "
-            "knows. Run them apart: name the notebooks that are to take it."
+            "has. Name only the notebooks that have it, and run the others separately."
         )
     if not notebook.parameters:
         raise InputError(f"The notebook {notebook.stem} has no parameters; {name!r} was given.")

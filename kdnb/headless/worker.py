@@ -1,9 +1,9 @@
-"""The process that runs one notebook: ``python -m kdnb.headless.worker JOB``.
+"""The program that runs one notebook: ``python -m kdnb.headless.worker JOB``.
 
-``kdnb.headless`` starts it, one process a notebook, so that no notebook can touch another one or
-the command line. It reports JSON lines on its standard output: ``{"done": 3}`` as a cell begins,
-and once, at the end, ``{"headline": {...}, "failure": null}``. Its standard input is a life line:
-when the parent closes it, or dies, the worker stops and takes its kernel along.
+``kdnb.headless`` starts a process for each notebook, so that no notebook can disturb another one or the
+command line. The program reports JSON lines on its standard output. It writes ``{"done": 3}`` when a cell
+begins, and once, at the end, ``{"headline": {...}, "failure": null}``. The parent keeps the program's
+standard input open. When the parent closes it, or dies, the program stops and shuts its kernel down.
 """
 
 import json
@@ -27,13 +27,16 @@ from traitlets.config import Config
 
 from kdnb.files import write_whole
 from kdnb.headless import HEADLINE
-from kdnb.headless.nudge import Nudge
+from kdnb.headless.keep_alive import KeepAlive
 
-_LONGEST_SOCKET_PATH = 100  # macOS allows 104 bytes, Linux 108
+_LONGEST_SOCKET_PATH = 100  # in bytes; macOS allows 104 and Linux 108
 
 
 class ThisPython(AsyncKernelManager):
-    """Kernels of the running interpreter, whatever kernelspec is called python3 in the home."""
+    """A manager of kernels that run in this very Python interpreter.
+
+    It ignores any kernelspec called python3 that is installed in the user's home.
+    """
 
     @default("kernel_spec_manager")
     def _no_installed_kernelspecs(self) -> KernelSpecManager:
@@ -41,8 +44,19 @@ class ThisPython(AsyncKernelManager):
 
 
 def kernel_config(folder: Path, *, posix: bool = os.name == "posix") -> Config:
-    """Connection files in ``folder``, and Unix sockets there instead of TCP ports, for which
-    kernels that start together race. TCP remains where a socket's path would be too long."""
+    """Configures how a kernel and its client are connected.
+
+    On POSIX systems they use Unix sockets in ``folder`` instead of TCP ports, because kernels that
+    start at the same time may compete for a port. TCP remains where the path of a socket would be too long.
+
+    Args:
+        folder: The folder for the connection file and the sockets.
+
+        posix: Whether the system is POSIX.
+
+    Returns:
+        The configuration of the kernel manager.
+    """
     config = Config()
     config.KernelManager.connection_file = str(folder / "kernel.json")
     longest = os.path.realpath(folder / "kernel-ipc-99")
@@ -59,10 +73,27 @@ def execute(
     folder: Path,
     report: Callable[[dict], None],
 ) -> dict | None:
-    """Runs ``source`` in ``folder``, into ``out``; its failure as a dict, or None.
+    """Runs one notebook.
 
-    While it runs, ``out`` holds NAME.running.ipynb, saved after each cell; NAME.ipynb appears
-    whole, at the end, whether the run failed or not. Raises KeyboardInterrupt if told to stop.
+    During the run, ``out`` holds NAME.running.ipynb, which is saved after each cell. NAME.ipynb appears as a
+    whole at the end, whether the run failed or not.
+
+    Args:
+        source: The notebook to run.
+
+        out: The folder for the executed notebook.
+
+        parameters: Values of its parameters by name.
+
+        folder: The working folder of the notebook's code.
+
+        report: Called with a message whenever a cell begins.
+
+    Returns:
+        The failure as a dict, or None.
+
+    Raises:
+        KeyboardInterrupt: If the process is told to stop.
     """
     import papermill
 
@@ -75,11 +106,11 @@ def execute(
     def count(cell: nbformat.NotebookNode, cell_index: int) -> None:
         nonlocal code_cells
         code_cells += 1
-        nudge.begin()
+        keep_alive.begin()
 
     failure = None
     with kernel() as manager:
-        nudge = Nudge(manager)
+        keep_alive = KeepAlive(manager)
         try:
             papermill.execute_notebook(
                 _literal(source),
@@ -93,7 +124,7 @@ def execute(
                 km=manager,
                 on_cell_start=begin,
                 on_cell_execute=count,
-                on_cell_executed=nudge.end,
+                on_cell_executed=keep_alive.end,
             )
         except KeyboardInterrupt:
             running.unlink(missing_ok=True)
@@ -106,9 +137,14 @@ def execute(
 
 @contextmanager
 def kernel() -> Iterator[ThisPython]:
-    """A manager whose kernel, once started, is gone when the block ends: asked to leave, or, if
-    the block is interrupted, killed at once. (nbclient leaves a kernel behind that is interrupted
-    while it starts.)"""
+    """Provides a kernel manager whose kernel, once started, does not outlive the block.
+
+    The kernel is asked to shut down at the end of the block, or is killed at once if the block is
+    interrupted. nbclient alone would leave a kernel behind that is interrupted while it starts.
+
+    Yields:
+        The manager.
+    """
     with tempfile.TemporaryDirectory(prefix="kdnb-", ignore_cleanup_errors=True) as folder:
         manager = ThisPython(kernel_name="python3", config=kernel_config(Path(folder)))
         at_once = False
@@ -123,15 +159,19 @@ def kernel() -> Iterator[ThisPython]:
 
 
 def _literal(path: Path) -> str:
-    return str(path).replace("{", "{{").replace("}", "}}")  # papermill formats its paths
+    return str(path).replace("{", "{{").replace("}", "}}")  # papermill treats its paths as format strings
 
 
 def _failure(error: Exception, cell: int) -> dict:
-    """Papermill's own errors carry the cell's; others, such as a dead kernel, speak for themselves."""
+    """Describes an error as a dict.
+
+    Papermill's own errors carry those of the cell. Other errors, such as a dead kernel, are described
+    themselves.
+    """
     lines = "\n".join(getattr(error, "traceback", []))
     evalue = getattr(error, "evalue", str(error))
     if isinstance(error, DeadKernelError):
-        evalue = f"{error}; often memory ran out: try --preset smoke, or fewer --jobs"
+        evalue = f"{error}; a frequent cause is a lack of memory, so try --preset smoke or fewer --jobs"
     return {
         "cell": cell,
         "ename": getattr(error, "ename", type(error).__name__),
@@ -146,14 +186,21 @@ def _plain(text: str) -> str:
 
 def _finish(running: Path, finished: Path, source: Path) -> None:
     notebook = nbformat.read(running, as_version=nbformat.NO_CONVERT)
-    # names instead of full paths: executed notebooks are made to be shared
+    # Executed notebooks are made to be shared, so they hold names instead of full paths.
     notebook.metadata.papermill.update(input_path=source.name, output_path=finished.name)
     write_whole(finished, nbformat.writes(notebook) + "\n")
     running.unlink()
 
 
 def headline_of(notebook: Path) -> dict[str, float]:
-    """The numbers that an executed notebook's cells handed to ``kdnb.headless.headline``."""
+    """Collects the numbers that the cells of an executed notebook handed to ``kdnb.headless.headline``.
+
+    Args:
+        notebook: The executed notebook.
+
+    Returns:
+        The numbers by name.
+    """
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     numbers: dict[str, float] = {}
     for cell in cells:
@@ -163,8 +210,16 @@ def headline_of(notebook: Path) -> dict[str, float]:
 
 
 def render(notebook: Path, images: Path) -> None:
-    """Writes an executed notebook as one HTML file beside it; the pictures its text shows are
-    looked up in the folder ``images``. Raises InputError if the file cannot be written."""
+    """Writes an executed notebook as one HTML file beside it.
+
+    Args:
+        notebook: The executed notebook.
+
+        images: The folder in which the pictures that the text shows are looked up.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
     from nbconvert import HTMLExporter
 
     resources = {"metadata": {"path": str(images), "name": notebook.stem}}
@@ -174,8 +229,11 @@ def render(notebook: Path, images: Path) -> None:
 
 
 def _private_stdout() -> Callable[[dict], None]:
-    """A reporter on standard output. The kernel inherits a copy of standard error instead, so that
-    nothing that a notebook's libraries print can mix with the reports."""
+    """Returns a reporter on standard output.
+
+    The kernel inherits a copy of standard error in place of standard output, so that nothing that a
+    notebook's libraries print can mix with the reports.
+    """
     lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -187,12 +245,12 @@ def _private_stdout() -> Callable[[dict], None]:
 
 
 def _stop_with_parent() -> None:
-    os.read(0, 1)  # returns when the other end is closed
+    os.read(0, 1)  # returns once the other end is closed
     os.kill(os.getpid(), signal.SIGINT)
 
 
 def main() -> None:
-    """Runs the job given as JSON: source, out, folder, parameters, html."""
+    """Runs the job on the command line, JSON with the keys source, out, folder, parameters and html."""
     job = json.loads(sys.argv[1])
     source, out = Path(job["source"]), Path(job["out"])
     report = _private_stdout()

@@ -1,1 +1,1 @@
-"""Tables made of many recorded runs."""
+"""Scripts that make tables of many recorded runs."""

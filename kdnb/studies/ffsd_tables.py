@@ -1,5 +1,7 @@
-"""FFSD's tables laid out as in the paper, the recorded runs beside the paper's numbers: writes
-``data/ffsd_tables.md`` to the standard output."""
+"""Lays out FFSD's tables as in the paper, with the recorded runs beside the paper's numbers.
+
+The script writes the content of ``data/ffsd_tables.md`` to the standard output.
+"""
 
 import sys
 
@@ -19,7 +21,7 @@ FOLDERS = {
     "CIFAR-10, ResNet-20": ("ffsd_cifar10", "resnet20"),
 }
 KEPT = ("leader", "student1", "student")
-ONE = "one, ramp_epochs 11"  # a quarter of the training, as in its code
+ONE = "one, ramp_epochs 11"  # the weight rises during a quarter of the training, as in ONE's code
 
 HEAD = """# FFSD's tables, ours beside theirs
 
@@ -34,14 +36,36 @@ source, never a level of ours with a level of theirs. — : not run, or not repo
 
 
 def runs_in(folder: str, student: str) -> pd.DataFrame:
-    """All learners of ``student``'s runs in ``folder``; ``variant`` names what is not default."""
+    """Reads the results of all learners from the records of one folder.
+
+    Args:
+        folder: Name of a folder in ``data/records``.
+
+        student: Name of the student network. Runs of other students are left out.
+
+    Returns:
+        A table with a row for each run and learner. Its column ``variant`` names the options that differ
+        from the method's defaults.
+    """
     runs = table(RECORDS / folder).query("student == @student").copy()
     runs["variant"] = variant_names(runs, {name: method_options(kind) for name, kind in METHODS.items()})
     return runs
 
 
 def scores(runs: pd.DataFrame, variant: str, learner: str) -> pd.Series:
-    """Accuracy by seed. ``average`` is of the common students, ``kept`` of the network that is exported."""
+    """Selects the test accuracies of one learner.
+
+    Args:
+        runs: A table made by ``runs_in``.
+
+        variant: The variant of the method.
+
+        learner: Name of the learner. ``average`` means the mean of the common students, and ``kept`` means
+            the network that is exported.
+
+    Returns:
+        Accuracies in percent at the last epoch, by seed.
+    """
     own = runs[runs["variant"] == variant]
     if learner == "average":
         return own[own["learner"].str.fullmatch(r"student\d")].groupby("seed")["last"].mean()
@@ -51,30 +75,81 @@ def scores(runs: pd.DataFrame, variant: str, learner: str) -> pd.Series:
 
 
 def cosines(runs: pd.DataFrame, variant: str) -> pd.Series:
-    """The students' raw cosine on the test pictures, by seed."""
+    """Selects the raw cosines between students' maps of the test pictures.
+
+    Args:
+        runs: A table made by ``runs_in``.
+
+        variant: The variant of the method.
+
+    Returns:
+        Cosines by seed.
+    """
     found = pd.read_csv(RECORDS / "group_scores.csv").query("score == 'cosine'").set_index("run")["value"]
     seeds = runs[runs["variant"] == variant].drop_duplicates("run").set_index("run")["seed"]
     return found.reindex(seeds.index).rename(seeds).dropna()
 
 
 def cell(values: pd.Series, digits: int = 1) -> str:
+    """Formats our values as a mean and a standard deviation.
+
+    Args:
+        values: Values by seed.
+
+        digits: Digits after the decimal point.
+
+    Returns:
+        The text of one cell, which is a dash if there are no values.
+    """
     if len(values) == 1:
         return f"{values.iloc[0]:.{digits}f} (one seed)"
     return f"{values.mean():.{digits}f} ± {values.std():.{digits}f}" if len(values) else "—"
 
 
 def printed(value: float, std: float | None = None, *, digits: int = 2) -> str:
+    """Formats a number that the paper reports.
+
+    Args:
+        value: The number, or NaN if the paper does not report it.
+
+        std: Its standard deviation, or None.
+
+        digits: Digits after the decimal point.
+
+    Returns:
+        The text of one cell, which is a dash if the number is not reported.
+    """
     if pd.isna(value):
         return "—"
     return f"{value:.{digits}f}" if std is None else f"{value:.{digits}f} ± {std:.{digits}f}"
 
 
 def markdown(title: str, columns: list[str], rows: list[list[str]]) -> str:
+    """Formats a table in Markdown.
+
+    Args:
+        title: Title of the section.
+
+        columns: Heads of the columns.
+
+        rows: The cells of each row.
+
+    Returns:
+        The text of the section.
+    """
     lines = [f"\n## {title}\n", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def table_1(ours: dict[str, pd.DataFrame]) -> str:
+    """Makes Table I, the accuracy of every learner of FFSD.
+
+    Args:
+        ours: Tables made by ``runs_in``, by the name of their data and network.
+
+    Returns:
+        The text of the section.
+    """
     parts = ["baseline", "student1", "student2", "union", "fusion", "leader", "gain"]
     rows = []
     for name, runs in ours.items():
@@ -90,6 +165,14 @@ def table_1(ours: dict[str, pd.DataFrame]) -> str:
 
 
 def table_2(ours: dict[str, pd.DataFrame]) -> str:
+    """Makes Table II, the accuracy of the network that each method keeps.
+
+    Args:
+        ours: Tables made by ``runs_in``, by the name of their data and network.
+
+    Returns:
+        The text of the section.
+    """
     names = {"labels-only": "labels only", "kd": "KD", "dml": "DML", ONE: "ONE", "ffsd": "FFSD"}
     rows = []
     for name, runs in ours.items():
@@ -107,6 +190,14 @@ def table_2(ours: dict[str, pd.DataFrame]) -> str:
 
 
 def table_4(ours: dict[str, pd.DataFrame]) -> str:
+    """Makes Table IV, how similar the students are with each diversity term.
+
+    Args:
+        ours: Tables made by ``runs_in``, by the name of their data and network.
+
+    Returns:
+        The text of the section.
+    """
     students = {
         "dml, leader fusion": "DML",
         "ffsd, diversity l2, self_distillation none": "L2",
@@ -129,6 +220,14 @@ def table_4(ours: dict[str, pd.DataFrame]) -> str:
 
 
 def table_5(ours: dict[str, pd.DataFrame]) -> str:
+    """Makes Table V, what a leader adds to other methods.
+
+    Args:
+        ours: Tables made by ``runs_in``, by the name of their data and network.
+
+    Returns:
+        The text of the section.
+    """
     pairs = {"DML": ("dml", "dml, leader fusion"), "ONE": (ONE, "one, leader fusion, ramp_epochs 11")}
     rows = []
     for name, runs in ours.items():
@@ -146,6 +245,14 @@ def table_5(ours: dict[str, pd.DataFrame]) -> str:
 
 
 def table_6(ours: dict[str, pd.DataFrame]) -> str:
+    """Makes Table VI, the accuracy without single parts of FFSD.
+
+    Args:
+        ours: Tables made by ``runs_in``, by the name of their data and network.
+
+    Returns:
+        The text of the section.
+    """
     variants = {
         "ffsd, diversity l2, self_distillation none": "L2",
         "ffsd, diversity l2": "L2 with self-distillation",
@@ -172,6 +279,14 @@ def table_6(ours: dict[str, pd.DataFrame]) -> str:
 
 
 def figure_6(ours: dict[str, pd.DataFrame]) -> str:
+    """Makes a table of Figure 6, the accuracy of groups of two to six students.
+
+    Args:
+        ours: Tables made by ``runs_in``, by the name of their data and network.
+
+    Returns:
+        The text of the section.
+    """
     parts = ["average", "union", "ensemble", "fusion", "leader"]
     rows = []
     for name, runs in ours.items():
@@ -184,6 +299,11 @@ def figure_6(ours: dict[str, pd.DataFrame]) -> str:
 
 
 def table_7() -> str:
+    """Makes Table VII, the cost of each component of FFSD.
+
+    Returns:
+        The text of the section.
+    """
     group = FFSD(lambda number: build("wrn_16_2", classes=100, seed=number))
     counts = {"network": 3, "fusion": 1, "decoder": 1, "self-distiller": 2}
     costs = group.costs()
@@ -201,6 +321,7 @@ def table_7() -> str:
 
 
 def main() -> None:
+    """Writes all tables to the standard output."""
     ours = {name: runs_in(*where) for name, where in FOLDERS.items()}
     parts = (table_1, table_2, table_4, table_5, table_6, figure_6)
     sys.stdout.write("\n".join([HEAD, *(part(ours) for part in parts), table_7()]) + "\n")

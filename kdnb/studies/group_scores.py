@@ -1,11 +1,16 @@
-"""Do students that learn together look at different places? Scores every group's run below a folder.
+"""Measures whether students that learn together look at different places.
 
     python -m kdnb.studies.group_scores runs > data/records/group_scores.csv
 
-One row a run, network and score, on 1,000 test pictures of shapes: ``cosine`` is the mean over pairs of
-students of raw last maps' cosine (the reading of FFSD's Tab. IV), ``attention cosine`` that of their
-attention maps, ``mass inside`` the share of a network's last attention map that lies on the object. The
-folders must still hold the runs' states, as ``kdnb train`` leaves them.
+The script scores every run of a group below a folder, on 1,000 test pictures of shapes. Its table has a
+row for each run, network and score:
+
+- ``cosine`` is the cosine of two students' raw last maps, averaged over all pairs of students. This is our
+  reading of FFSD's Tab. IV.
+- ``attention cosine`` is the same for the attention maps.
+- ``mass inside`` is the share of a network's last attention map that lies on the object.
+
+The folders must still hold the states of the runs, as ``kdnb train`` leaves them.
 """
 
 import sys
@@ -28,7 +33,18 @@ PICTURES = 1000
 
 
 def scores(method: OnlineDistillation, images: torch.Tensor, masks: torch.Tensor) -> list[tuple]:
-    """(learner, score, value) of every student, of the leader, and of the students among themselves."""
+    """Scores the students of a group, and its leader if it has one.
+
+    Args:
+        method: The trained group.
+
+        images: Pictures, shape (B, 3, H, W).
+
+        masks: Object masks, bool, shape (B, H, W).
+
+    Returns:
+        Triples (learner, score, value). Scores between students have the learner ``students``.
+    """
     with torch.inference_mode():
         students = method.eval().features(images)
         maps = dict(zip(method.group, (student.final for student in students), strict=True))
@@ -45,6 +61,11 @@ def scores(method: OnlineDistillation, images: torch.Tensor, masks: torch.Tensor
 
 
 def main(folder: Path) -> None:
+    """Writes the table of all runs below a folder to the standard output.
+
+    Args:
+        folder: The folder. Runs of other data or methods and runs without a state are skipped.
+    """
     data = datasets.load("shapes")
     images, _ = next(iter(data.batches("test", PICTURES)))
     rows = []

@@ -1,10 +1,13 @@
-"""Do the attention maps of distilled students fall on the object? Scores every run below a folder.
+"""Measures whether the attention maps of distilled students fall on the object.
 
     python -m kdnb.studies.map_scores runs > data/records/map_scores.csv
 
-One row a network, seed, layer and score: means over the test pictures of shapes, of attention maps at
-each stage and of Grad-CAM at the last, for the class on the label. Runs on other data are
-passed over. Give a folder with one run a method, variant and seed: nothing else tells them apart.
+The script scores every run below a folder on test pictures of shapes. Its table has a row for each
+network, seed, layer and score. A value is the mean over the pictures. The layers are the attention maps
+of each stage, and Grad-CAM at the last stage for the class of the label. Runs on other data are skipped.
+
+The folder must hold only one run of each method, variant and seed, because nothing else distinguishes
+them in the table.
 """
 
 import sys
@@ -26,11 +29,30 @@ PICTURES = 1000
 
 
 def variant_of(spec: dict) -> str:
-    """What sets a run apart from the method's defaults, such as ``regression_weight=0.0``."""
+    """Names the options of a run that differ from the method's defaults.
+
+    Args:
+        spec: The settings of the run, as its record holds them.
+
+    Returns:
+        A text such as ``regression_weight=0.0``.
+    """
     return " ".join(f"{name}={value}" for name, value in sorted(spec["options"].items()))
 
 
 def layers_of(net: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Computes the maps of a network that are scored.
+
+    Args:
+        net: The network.
+
+        images: Pictures, shape (B, 3, H, W).
+
+        labels: True classes, shape (B,).
+
+    Returns:
+        Attention maps of each stage and Grad-CAM at the last stage, each of shape (B, h, w), by name.
+    """
     with torch.inference_mode():
         maps = net.eval().features(images).maps
     layers = {f"attention {stage}": attention_map(map) for stage, map in enumerate(maps, 1)}
@@ -38,6 +60,14 @@ def layers_of(net: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tenso
 
 
 def main(folder: Path) -> None:
+    """Writes the table of all runs below a folder to the standard output.
+
+    The table also has rows for the shipped teacher, for networks with random weights, and for maps that are
+    computed without a network.
+
+    Args:
+        folder: The folder.
+    """
     data = datasets.load("shapes")
     images, labels = next(iter(data.batches("test", PICTURES)))
     masks = data.test.masks[:PICTURES]

@@ -1,4 +1,8 @@
-"""Arrays in, matplotlib Axes out; ``show`` puts a figure with its caption on the page."""
+"""The figures of the course.
+
+Every figure function takes arrays and returns the matplotlib Axes that it drew on. ``show`` displays a
+finished figure together with its caption.
+"""
 
 from kdnb.viz.association import (
     association_by_class,

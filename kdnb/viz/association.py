@@ -1,4 +1,8 @@
-"""Figures of a learned association: which teacher layers S student layers attend to, of M."""
+"""Figures of a learned association between layers, as SemCKD learns it.
+
+An association gives each of S student layers a weight for each of M teacher layers. The weights of one
+student layer sum to 1.
+"""
 
 from collections.abc import Sequence
 
@@ -18,16 +22,28 @@ SHAPES = "osD^vP*X"
 
 @styled
 def association_heatmaps(mean: ArrayLike, std: ArrayLike, *, low: float, high: float) -> np.ndarray:
-    """Mean weights (S, M) and, beside them, their standard deviation over images.
+    """Draws the mean association and, beside it, its standard deviation over images.
 
-    low, high: the bounds that weights cannot pass. Both colour scales follow from them, and can be
-    compared between figures: a deviation is at most half of their distance. Returns both Axes.
+    Both colour scales follow from the bounds of the weights, so two figures with the same bounds can be
+    compared. A standard deviation is at most half of the distance between the bounds.
+
+    Args:
+        mean: Mean weights over images, shape (S, M).
+
+        std: Standard deviation of the weights over images, shape (S, M).
+
+        low: The smallest weight that is possible.
+
+        high: The largest weight that is possible.
+
+    Returns:
+        Both Axes, shape (2,).
     """
     tables = [_layers(np.asarray(values, dtype=float)) for values in (mean, std)]
     students, teachers = tables[0].shape
     grid = panels(3.2 + 1.5 * teachers, 1.3 + 0.5 * students, 1, 2)
-    table_map(grid[0, 0], tables[0], low=low, high=high, bar="weight")
-    table_map(grid[0, 1], tables[1], low=0, high=(high - low) / 2, bar="weight")
+    table_map(grid[0, 0], tables[0], low=low, high=high, bar_label="weight")
+    table_map(grid[0, 1], tables[1], low=0, high=(high - low) / 2, bar_label="weight")
     grid[0, 0].set_title("mean over images")
     grid[0, 1].set_title("standard deviation")
     grid[0, 1].set_yticks([])
@@ -38,9 +54,21 @@ def association_heatmaps(mean: ArrayLike, std: ArrayLike, *, low: float, high: f
 def association_of_picture(
     picture: ArrayLike, weights: ArrayLike, mean: ArrayLike, *, low: float, high: float
 ) -> np.ndarray:
-    """A picture (H, W, 3), its weights (S, M), and the mean over pictures (S, M), on the bounds' scale.
+    """Draws one picture, its own association, and the mean association over all pictures.
 
-    Returns the three Axes.
+    Args:
+        picture: The picture, shape (H, W, 3).
+
+        weights: The weights for this picture, shape (S, M).
+
+        mean: Mean weights over pictures, shape (S, M).
+
+        low: The smallest weight that is possible. The colour scale of both tables begins here.
+
+        high: The largest weight that is possible. The colour scale of both tables ends here.
+
+    Returns:
+        The three Axes, shape (3,).
     """
     tables = [_layers(np.asarray(values, dtype=float)) for values in (weights, mean)]
     students, teachers = tables[0].shape
@@ -52,7 +80,7 @@ def association_of_picture(
     grid[0, 0].set_title("picture")
     for axes, table, title in zip(grid[0, 1:], tables, ("this picture", "mean over pictures"), strict=True):
         last = title != "this picture"
-        table_map(axes, table, low=low, high=high, bar="weight" if last else None)
+        table_map(axes, table, low=low, high=high, bar_label="weight" if last else None)
         axes.set_title(title)
     grid[0, 2].set_yticks([])
     return grid[0]
@@ -60,17 +88,27 @@ def association_of_picture(
 
 @styled
 def association_by_class(means: ArrayLike, classes: Sequence[str], *, low: float, high: float) -> np.ndarray:
-    """A panel a student layer: mean weights (K, S, M) of each class's images, on the bounds' scale.
+    """Draws one table of mean weights for each student layer, with a row for each class.
 
-    Returns the row of Axes.
+    Args:
+        means: Mean weights over the images of each class, shape (K, S, M).
+
+        classes: The names of the K classes.
+
+        low: The smallest weight that is possible. The colour scale of all tables begins here.
+
+        high: The largest weight that is possible. The colour scale of all tables ends here.
+
+    Returns:
+        One Axes for each student layer, shape (S,).
     """
     means = np.asarray(means, dtype=float)
     _, students, teachers = means.shape
     grid = panels(2.0 + (0.2 + 0.42 * teachers) * students, 1.0 + 0.27 * len(classes), 1, students)
     for layer, axes in enumerate(grid[0]):
         table = pd.DataFrame(means[:, layer], classes, range(1, teachers + 1))
-        bar = "weight" if layer == students - 1 else None
-        table_map(axes, table, low=low, high=high, bar=bar, zero=False)
+        bar_label = "weight" if layer == students - 1 else None
+        table_map(axes, table, low=low, high=high, bar_label=bar_label, leading_zero=False)
         axes.set_title(f"student {layer + 1}")
         axes.set_xlabel("teacher layer")
         if layer:
@@ -80,9 +118,18 @@ def association_by_class(means: ArrayLike, classes: Sequence[str], *, low: float
 
 @styled
 def association_over_epochs(epochs: ArrayLike, weights: ArrayLike) -> np.ndarray:
-    """A panel a student layer, a line a teacher layer: weights (E, S, M) over epochs (E,).
+    """Draws how the mean weights change during training.
 
-    The dotted line is the uniform weight 1 / M. Returns the row of Axes.
+    There is one panel for each student layer, and in it one line for each teacher layer. A dotted line marks
+    the uniform weight 1 / M.
+
+    Args:
+        epochs: The epochs at which the weights were measured, shape (E,).
+
+        weights: Mean weights at these epochs, shape (E, S, M).
+
+    Returns:
+        One Axes for each student layer, shape (S,).
     """
     weights = np.asarray(weights, dtype=float)
     _, students, teachers = weights.shape
@@ -109,9 +156,17 @@ def association_over_epochs(epochs: ArrayLike, weights: ArrayLike) -> np.ndarray
 
 @styled
 def row_entropy(entropies: ArrayLike, *, lowest: float | None = None) -> Axes:
-    """How undecided each image's row is: entropies (N, S), relative to log M, a violin a student layer.
+    """Draws how undecided the weights of each image are, as one violin for each student layer.
 
-    1 is uniform; ``lowest`` marks the least that the bounds of the weights allow.
+    Args:
+        entropies: Entropy of the weights of each image and student layer, divided by log M, shape (N, S).
+            A value of 1 means uniform weights.
+
+        lowest: The smallest value that the bounds of the weights allow. It is marked in the figure. None
+            leaves the mark out.
+
+    Returns:
+        The Axes.
     """
     entropies = np.asarray(entropies, dtype=float)
     students = entropies.shape[1]

@@ -1,4 +1,7 @@
-"""Figures of networks that run at several depths: what each costs, what teaches which block."""
+"""Figures of networks that run at several depths.
+
+They show what each depth costs, and which loss term teaches which block.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -20,11 +23,22 @@ def accuracy_against_costs(
     costs: Mapping[str, Mapping[int, float]],
     roles: Mapping[str, str],
 ) -> np.ndarray:
-    """A panel a cost, a line a family of networks, a point a depth; depths stand above.
+    """Draws accuracy against cost for families of networks that come in several depths.
 
-    accuracies: by family, then depth, in percent: a number, or one for each seed. Then each seed is a
-    faint dot, and the line runs through the means. costs: by name, such as "MACs (millions)", then
-    depth. roles: of the families, keys of ``COLOURS``. Returns the row of Axes.
+    There is one panel for each kind of cost, one line for each family, and one point for each depth. The
+    upper axis names the depths.
+
+    Args:
+        accuracies: Test accuracy in percent by family, then by depth. A value is either one number or a
+            sequence with one number for each seed. With several seeds, each seed is a faint dot and the line
+            runs through the means.
+
+        costs: The kinds of cost by their axis label, such as "MACs (millions)", then the cost by depth.
+
+        roles: For each family the role that sets its colour and marker, a key of ``COLOURS``.
+
+    Returns:
+        One Axes for each kind of cost.
     """
     grid = panels(0.9 + 3.6 * len(costs), 3.6, 1, len(costs), sharey=True)
     for axes, (label, price) in zip(grid[0], costs.items(), strict=True):
@@ -60,10 +74,17 @@ def _family(
 
 @styled
 def ledger_staircase(ledger: pd.DataFrame) -> Axes:
-    """Which term reaches which block: rows are terms ``"net/term"``, columns (stage, block), cells
-    gradient norms, coloured by decade. A cell with no gradient stays white and says 0.
+    """Draws which loss term sends a gradient to which block of the network.
 
-    A line parts the nets, a gap the stages.
+    A cell is coloured by the decade of its gradient norm. A cell without a gradient stays white and shows 0.
+    A line separates the networks, and a gap separates the stages.
+
+    Args:
+        ledger: Gradient norms. The index holds the names of the terms, in the form "net/term". The columns
+            hold pairs (stage, block).
+
+    Returns:
+        The Axes.
     """
     values = ledger.to_numpy(dtype=float)
     stages = [stage for stage, _ in ledger.columns]
@@ -108,7 +129,7 @@ def _name_rows_and_columns(axes: Axes, ledger: pd.DataFrame, left: np.ndarray) -
 
 
 def _short(value: float) -> str:
-    """Two digits, without a zero before the point."""
+    """Two digits of a number, without a zero before the decimal point."""
     return f"{value:.2g}".removeprefix("0") if value else "0"
 
 
@@ -122,15 +143,31 @@ def depth_at_work(
     *,
     truth: int | None = None,
 ) -> np.ndarray:
-    """One depth on one picture (H, W, 3): its attention (h, w), its answer (K,), what it costs.
+    """Draws what a network does with one picture at one depth, and what this depth costs.
 
-    costs: by name, its own and the full net's; bars are shares of the latter. The true class's bar is
-    darker. Returns the row of Axes.
+    The four panels show the picture, the attention map, the probabilities, and the costs as shares of the
+    full network's costs.
+
+    Args:
+        image: The picture, shape (H, W, 3).
+
+        attention: The attention map, shape (h, w). It is drawn at its own resolution.
+
+        probabilities: The probabilities of the classes, shape (K,).
+
+        classes: The names of the K classes.
+
+        costs: For each kind of cost a pair: the cost at this depth, and the cost of the full network.
+
+        truth: The number of the true class, whose bar is drawn darker. None draws all bars alike.
+
+    Returns:
+        The four Axes, shape (4,).
     """
     in_words, image, attention = EngFormatter(places=1), np.asarray(image), np.asarray(attention, dtype=float)
-    room = {"left": 0.01, "right": 0.99, "bottom": 0.1, "top": 0.9, "wspace": 0.6}
-    shape = {"width_ratios": [1, 1, 0.9, 1.1], "gridspec_kw": room, "layout": "none"}
-    grid = panels(9.0, 2.6, 1, 4, **shape)  # fixed, not constrained: a slider draws it again and again
+    margins = {"left": 0.01, "right": 0.99, "bottom": 0.1, "top": 0.9, "wspace": 0.6}
+    shape = {"width_ratios": [1, 1, 0.9, 1.1], "gridspec_kw": margins, "layout": "none"}
+    grid = panels(9.0, 2.6, 1, 4, **shape)  # a slider redraws this figure often, so its margins are fixed
     height, width = image.shape[:2]
     grid[0, 0].imshow(image, interpolation="nearest")
     place = (-0.5, width - 0.5, height - 0.5, -0.5)

@@ -1,4 +1,4 @@
-"""The figures of the course: each takes arrays and returns the Axes it drew on."""
+"""Figures that every notebook needs: pictures, soft labels, curves, paired runs, and gradients."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,14 +10,25 @@ from numpy.typing import ArrayLike
 
 from kdnb.viz.style import COLOURS, MARKERS, SEQUENTIAL, panels, styled
 
+PICTURE_INCHES = 1.15  # side of one small picture
+
 
 @styled
-def picture_grid(
-    pictures: Sequence[ArrayLike], titles: Sequence[str], *, columns: int = 6, inch: float = 1.15
-) -> np.ndarray:
-    """Small pictures (H, W, 3) or maps (H, W) in rows, a title over each; returns the grid of Axes."""
+def picture_grid(pictures: Sequence[ArrayLike], titles: Sequence[str], *, columns: int = 6) -> np.ndarray:
+    """Draws small pictures or maps in rows, with a title over each.
+
+    Args:
+        pictures: Pictures of shape (H, W, 3), or maps of shape (H, W).
+
+        titles: One title for each picture.
+
+        columns: How many pictures stand in one row.
+
+    Returns:
+        The grid of Axes, shape (rows, columns).
+    """
     rows = -(-len(pictures) // columns)
-    grid = panels(columns * inch, rows * (inch + 0.25), rows, columns)
+    grid = panels(columns * PICTURE_INCHES, rows * (PICTURE_INCHES + 0.25), rows, columns)
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, picture, title in zip(grid.flat, pictures, titles, strict=False):
@@ -30,7 +41,18 @@ def picture_grid(
 def soft_label_bars(
     probabilities: Mapping[str, ArrayLike], classes: Sequence[str], *, truth: int | None = None
 ) -> np.ndarray:
-    """One panel of bars (K,) for each named distribution, on one scale; the true class is darker."""
+    """Draws each distribution over the classes as a panel of bars, all on the scale from 0 to 1.
+
+    Args:
+        probabilities: Distributions by name, each of shape (K,).
+
+        classes: The names of the K classes.
+
+        truth: The number of the true class, whose bars are drawn darker. None draws all bars alike.
+
+    Returns:
+        One Axes for each distribution.
+    """
     grid = panels(2.5 * len(probabilities), 2.9, 1, len(probabilities), sharey=True)
     for axes, (name, values) in zip(grid[0], probabilities.items(), strict=True):
         bars = axes.barh(classes, np.asarray(values), color=COLOURS["teacher"], alpha=0.55)
@@ -52,7 +74,22 @@ def curves(
     y_label: str,
     log: bool = False,
 ) -> Axes:
-    """Lines by name, each (x, y), coloured and marked by its role (a key of ``COLOURS``)."""
+    """Draws lines whose colours and markers follow from the roles of what they show.
+
+    Args:
+        lines: Pairs (x, y) by name, both of shape (N,).
+
+        roles: For each line the role that sets its colour and marker, a key of ``COLOURS``.
+
+        x_label: Label of the horizontal axis.
+
+        y_label: Label of the vertical axis.
+
+        log: Whether the vertical axis is logarithmic.
+
+    Returns:
+        The Axes.
+    """
     grid = panels(6.0, 3.2)
     axes = grid[0, 0]
     for name, (x, y) in lines.items():
@@ -71,9 +108,21 @@ def curves(
 def paired_runs(
     scores: Mapping[str, ArrayLike], roles: Mapping[str, str], *, y_label: str = "test accuracy (%)"
 ) -> Axes:
-    """One column of dots a method, one line a seed: a difference is a slope.
+    """Draws the scores of several methods that were trained with the same seeds.
 
-    Arrays are ordered by seed, so that entry i of each was trained from the same start.
+    Each method is a column of dots, and each seed is a line through the columns. The difference between two
+    methods at one seed is therefore the slope of a line. A short bar marks the mean of each method.
+
+    Args:
+        scores: Scores by method, each of shape (seeds,). All are ordered by seed, so that entry i of each
+            method was trained from the same start.
+
+        roles: For each method the role that sets its colour and marker, a key of ``COLOURS``.
+
+        y_label: Label of the vertical axis.
+
+    Returns:
+        The Axes.
     """
     grid = panels(1.3 + 1.7 * len(scores), 3.2)
     axes, names = grid[0, 0], list(scores)
@@ -94,9 +143,18 @@ def paired_runs(
 
 @styled
 def paired_effects(effects: Mapping[str, tuple[float, float, float]], *, x_label: str) -> Axes:
-    """A line a comparison, from the first at the top: mean difference and the ends of its interval.
+    """Draws mean differences with their confidence intervals, one row for each comparison.
 
-    What does not cross the dashed 0 is filled.
+    The dot of an interval that does not contain 0 is filled.
+
+    Args:
+        effects: For each comparison the mean difference and the lower and the upper end of its interval. The
+            first comparison stands at the top.
+
+        x_label: Label of the horizontal axis.
+
+    Returns:
+        The Axes.
     """
     axes = panels(7.0, 0.9 + 0.36 * len(effects))[0, 0]
     for row, (mean, low, high) in enumerate(effects.values()):
@@ -116,9 +174,20 @@ def paired_effects(effects: Mapping[str, tuple[float, float, float]], *, x_label
 def similarity_maps(
     matrices: Mapping[str, ArrayLike], names: Sequence[str], *, bar_label: str = "similarity"
 ) -> np.ndarray:
-    """Heat maps (K, K) side by side on one scale, from the smallest to the largest shown value.
+    """Draws similarity matrices of classes side by side on one colour scale.
 
-    Diagonals are left blank: everything resembles itself.
+    The scale runs from the smallest to the largest value that is shown. Diagonals are left blank, because
+    every class is similar to itself.
+
+    Args:
+        matrices: Similarity matrices by title, each of shape (K, K).
+
+        names: The names of the K classes.
+
+        bar_label: Label of the colour bar.
+
+    Returns:
+        One Axes for each matrix.
     """
     values = {title: np.array(matrix, dtype=float) for title, matrix in matrices.items()}
     off = ~np.eye(len(names), dtype=bool)
@@ -144,9 +213,15 @@ def similarity_maps(
 
 @styled
 def gradient_ledger(ledger: pd.DataFrame) -> Axes:
-    """Who teaches whom: rows are terms, columns networks, cells gradient norms, coloured by decade.
+    """Draws which loss term teaches which network.
 
-    A cell with no gradient stays white and says 0.
+    A cell is coloured by the decade of its gradient norm. A cell without a gradient stays white and shows 0.
+
+    Args:
+        ledger: Gradient norms with one row for each loss term and one column for each network.
+
+    Returns:
+        The Axes.
     """
     height = 1.3 + 0.45 * len(ledger)
     grid = panels(2.2 + 1.15 * len(ledger.columns), height)

@@ -1,4 +1,4 @@
-"""Figures of a student and the teacher that is joined to it, convolution by convolution."""
+"""Figures of a student and the teacher that is linked to it, one box or bar for each convolution."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -11,22 +11,31 @@ from numpy.typing import ArrayLike
 from kdnb.viz.matrices import table_map
 from kdnb.viz.style import COLOURS, MARKERS, panels, styled
 
-GRADIENT = "#D55E00"  # Okabe-Ito vermilion: what runs backward
-GAP = 0.7  # between stages, in widths of a convolution
-STUDENT, TEACHER = 0.0, 1.9  # heights of the two rows
+GRADIENT = "#D55E00"  # Okabe-Ito vermilion, the colour of gradients
+GAP = 0.7  # space between two stages, in widths of a convolution
+STUDENT, TEACHER = 0.0, 1.9  # vertical positions of the two rows
 HALF_WIDTH, HALF_HEIGHT = 0.43, 0.28  # of a box
-NAMED = 14  # convolutions at most, for their names to fit
+NAMED = 14  # with more convolutions than this their names do not fit
 
 
 @styled
 def merged_graph(
     stages: Mapping[str, Sequence[str]], linked: Collection[str], *, detached: bool = False
 ) -> Axes:
-    """The merged model that ECD trains: the student below, its teacher above, a box a convolution.
+    """Draws the merged model that ECD trains.
 
-    stages: paths of convolutions by stage, as ``links.by_stage`` sorts them. linked: paths whose output
-    is added to the teacher's; detached: no gradient comes back through these links. What the dashed
-    frame holds is what ``export()`` leaves behind. Blocks' inner wiring is not drawn.
+    The student is the lower row and its teacher the upper row. Each box is a convolution. The dashed frame
+    holds what ``export()`` removes. The wiring inside the blocks is not drawn.
+
+    Args:
+        stages: Paths of the convolutions of each stage, as ``kdnb.methods.ecd.links.by_stage`` sorts them.
+
+        linked: Paths of the convolutions whose output is added to the teacher's.
+
+        detached: Whether the links carry no gradient back to the student.
+
+    Returns:
+        The Axes.
     """
     x, spans = _places(stages)
     right = max(x.values()) + 1.1
@@ -61,10 +70,19 @@ def merged_graph(
 def returned_gradients(
     norms: Mapping[str, pd.DataFrame], stages: Mapping[str, Sequence[str]], *, top: float | None = None
 ) -> np.ndarray:
-    """What the teacher's loss sends to every student convolution, for one unit of the labels' pull there.
+    """Draws how strong a gradient the teacher's loss sends to every convolution of the student.
 
-    norms: tables of ``analysis.link_norms`` by name, a panel each on one scale from 0 to ``top``; stages:
-    as in ``merged_graph``. Returns the row of Axes.
+    The unit is the gradient that the labels send to the same convolution. All panels share one scale.
+
+    Args:
+        norms: Tables made by ``kdnb.analysis.link_norms``, by title. Each table gets a panel.
+
+        stages: Paths of the convolutions of each stage, as in ``merged_graph``.
+
+        top: Upper end of the vertical axis. None lets matplotlib choose it.
+
+    Returns:
+        One Axes for each table.
     """
     x, spans = _places(stages)
     width = max(5.4, 0.8 + len(norms) * (0.7 + 0.19 * max(x.values())))
@@ -91,11 +109,22 @@ def returned_gradients(
 
 @styled
 def expert_weights(
-    means: Mapping[str, ArrayLike], classes: Sequence[str], *, low: float = 0.0, high: float = 1.0
+    means: Mapping[str, ArrayLike], classes: Sequence[str], *, high: float = 1.0
 ) -> np.ndarray:
-    """A panel a convolution: mean weights (K, E) of E experts over each class's images.
+    """Draws the mean weights of the experts of dynamic convolutions, with a row for each class.
 
-    low, high: the bounds of the colours, one for all panels. Returns the row of Axes.
+    All panels share one colour scale, which begins at 0.
+
+    Args:
+        means: For each convolution the mean weights over the images of each class, shape (K, E) for E
+            experts.
+
+        classes: The names of the K classes.
+
+        high: Upper end of the colour scale.
+
+    Returns:
+        One Axes for each convolution.
     """
     tables = {name: np.asarray(values, dtype=float) for name, values in means.items()}
     experts = next(iter(tables.values())).shape[1]
@@ -103,8 +132,8 @@ def expert_weights(
     grid = panels(width, 1.0 + 0.27 * len(classes), 1, len(tables))
     for axes, (name, values) in zip(grid[0], tables.items(), strict=True):
         table = pd.DataFrame(values, classes, range(1, experts + 1))
-        bar = "mean weight" if axes is grid[0, -1] else None
-        table_map(axes, table, low=low, high=high, bar=bar, zero=False)
+        bar_label = "mean weight" if axes is grid[0, -1] else None
+        table_map(axes, table, low=0.0, high=high, bar_label=bar_label, leading_zero=False)
         axes.set_title(name)
         axes.set_xlabel("expert")
         if axes is not grid[0, 0]:
@@ -113,7 +142,7 @@ def expert_weights(
 
 
 def _places(stages: Mapping[str, Sequence[str]]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Where each convolution stands, and from where to where each stage reaches."""
+    """Returns the horizontal position of each convolution, and the first and last position of each stage."""
     x, spans, place = {}, {}, 0.0
     for name, paths in stages.items():
         x |= {path: place + number for number, path in enumerate(paths)}
@@ -144,6 +173,6 @@ def _arrow(
 
 
 def _short(path: str) -> str:
-    """What a convolution is called within its block: "shortcut" of stages.1.0.shortcut.0."""
+    """The name of a convolution within its block, such as "shortcut" for stages.1.0.shortcut.0."""
     words = [part for part in path.split(".") if not part.isdigit() and part != "stages"]
     return words[-1] if words else path.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""Figures of maps: where networks look, and how well that fits the object."""
+"""Figures of attention maps: where networks look, and how well that fits the object."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 
 from kdnb.viz.style import COLOURS, SEQUENTIAL, SIGNED, panels, styled
 
-OUTLINE = "#D55E00"  # Okabe-Ito vermilion: seen on pictures, on cividis and on white
-INCH = 1.15  # side of one picture
+OUTLINE = "#D55E00"  # Okabe-Ito vermilion, visible on pictures, on cividis and on white
+INCH = 1.15  # side of one picture in the figure
 
 
 @styled
@@ -25,11 +25,23 @@ def map_rows(
     masks: ArrayLike | None = None,
     titles: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """A row a picture (N, H, W, 3), then each of its maps (N, h, w) by name; returns the grid of Axes.
+    """Draws one row for each picture: the picture, then its map from each network.
 
-    Every row has one colour scale, from the lowest to the highest value of its maps: bring maps of
-    different networks to one scale before, and name it in the caption. Maps are drawn in their own
-    resolution. masks (N, H, W) outline the object everywhere; titles name the rows.
+    Each row has its own colour scale, from the lowest to the highest value of its maps. Maps of different
+    networks must be brought to one scale beforehand, and the caption should name that scale. Maps are drawn
+    at their own resolution.
+
+    Args:
+        images: Pictures, shape (N, H, W, 3).
+
+        maps: Maps by name, each of shape (N, h, w). Their resolutions may differ.
+
+        masks: Object masks, shape (N, H, W). They are outlined in every panel.
+
+        titles: One name for each row.
+
+    Returns:
+        The grid of Axes, shape (N, 1 + len(maps)).
     """
     images = np.asarray(images)
     named = {name: np.asarray(values, dtype=float) for name, values in maps.items()}
@@ -54,10 +66,22 @@ def map_overlays(
     masks: ArrayLike | None = None,
     titles: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """A row a picture: the picture (N, H, W, 3), its map (N, h, w), and the map laid over the picture.
+    """Draws one row for each picture: the picture, its map, and the map laid over the picture.
 
-    Every row has its own colour scale. In the overlay the picture is grey and the map smooth, so that
-    one sees where it lies; the map beside it is exact. Returns the grid of Axes.
+    Each row has its own colour scale. The map alone is drawn exactly. In the overlay the picture is grey and
+    the map is smoothed, so that its place on the picture can be seen.
+
+    Args:
+        images: Pictures, shape (N, H, W, 3).
+
+        maps: One map for each picture, shape (N, h, w).
+
+        masks: Object masks, shape (N, H, W). They are outlined in every panel.
+
+        titles: One name for each row.
+
+    Returns:
+        The grid of Axes, shape (N, 3).
     """
     images, maps = np.asarray(images), np.asarray(maps, dtype=float)
     grid = panels(3 * INCH + 0.9, len(images) * INCH + 0.3, len(images), 3)
@@ -81,9 +105,21 @@ def shift_maps(
     images: ArrayLike | None = None,
     titles: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Signed maps (N, h, w) by name, a column each, a row a sample, after the picture if given.
+    """Draws maps of signed differences, with one row for each sample and one column for each name.
 
-    All share one scale, symmetric about 0, with its colour bar. Returns the grid of Axes.
+    All maps share one colour scale, which is symmetric about 0.
+
+    Args:
+        maps: Differences by name, each of shape (N, h, w).
+
+        label: Label of the colour bar.
+
+        images: Pictures for a first column, shape (N, H, W, 3).
+
+        titles: One name for each row.
+
+    Returns:
+        The grid of Axes with one row for each sample.
     """
     named = {name: np.asarray(values, dtype=float) for name, values in maps.items()}
     limit = max(np.abs(values).max() for values in named.values())
@@ -110,12 +146,32 @@ def diversity_steps(
     titles: Sequence[str] | None = None,
     words: bool = False,
 ) -> np.ndarray:
-    """A row a sample: a neighbour's attention (N, h, w), its task area (bool), the target made from
-    them, their difference; then, if given, the student's ``own`` attention. Returns the grid of Axes.
+    """Draws the steps by which FFSD makes the diversity target from a neighbour's attention map.
 
-    Bring attention, target and own to one scale before, and name it in the caption: a row shares its
-    colours, from 0 to its highest value. Differences of all rows share a scale symmetric about 0.
-    images (N, H, W, 3) come first. words: whether the values stand in the cells of small maps.
+    Each row is a sample. Its panels show the neighbour's attention, the task area, the target, and the
+    difference between target and attention. The student's own attention follows where it is given.
+
+    Attention, target and own attention must be brought to one scale beforehand, and the caption should name
+    that scale. The maps of a row share their colours, which run from 0 to the highest value in the row. The
+    differences of all rows share one scale that is symmetric about 0.
+
+    Args:
+        attention: The neighbour's attention maps, shape (N, h, w).
+
+        task: The task area, bool, shape (N, h, w).
+
+        target: The target that is made from them, shape (N, h, w).
+
+        own: The student's own attention maps, shape (N, h, w).
+
+        images: Pictures for a first column, shape (N, H, W, 3).
+
+        titles: One name for each row.
+
+        words: Whether to write the values into the cells. This is readable for small maps only.
+
+    Returns:
+        The grid of Axes with one row for each sample.
     """
     attention, target = (np.asarray(values, dtype=float) for values in (attention, target))
     task, change = np.asarray(task, dtype=bool), target - attention
@@ -142,7 +198,7 @@ def diversity_steps(
 
 
 def _write(axes: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> None:
-    """The values into the cells of a map, dark on light and light on dark."""
+    """Writes the values into the cells of a map, dark on light colours and light on dark ones."""
     tones = mpl.colormaps[cmap](Normalize(low, high)(values))
     for (row, column), value in np.ndenumerate(values):
         light = tones[row, column, :3] @ [0.299, 0.587, 0.114] > 0.5
@@ -159,7 +215,22 @@ def score_strips(
     x_label: str,
     chance: float | None = None,
 ) -> Axes:
-    """One line of dots a name, a dot an image, with density, quartiles and mean; chance is dashed."""
+    """Draws scores of single images as dots, with one row for each name.
+
+    Each row also shows the density, the quartiles and the mean of its scores.
+
+    Args:
+        scores: Scores by name, each of shape (N,).
+
+        roles: For each name the role that sets its colour, a key of ``COLOURS``.
+
+        x_label: Label of the horizontal axis.
+
+        chance: The score that chance gives. It is marked by a dashed line.
+
+    Returns:
+        The Axes.
+    """
     axes = panels(6.0, 0.9 + 0.55 * len(scores))[0, 0]
     values = {name: np.asarray(score, dtype=float) for name, score in scores.items()}
     table = pd.concat([pd.DataFrame({"name": name, "score": score}) for name, score in values.items()])
@@ -188,7 +259,7 @@ def _picture(axes: Axes, image: np.ndarray) -> None:
 
 
 def _grey(axes: Axes, image: np.ndarray) -> None:
-    """The picture in light grey, so that colours laid over it stay visible."""
+    """Draws the picture in light grey, so that colours laid over it stay visible."""
     white = 255 if image.dtype == np.uint8 else 1
     axes.imshow(image @ [0.299, 0.587, 0.114], cmap="gray", vmin=-0.5 * white, vmax=white)
 
@@ -217,7 +288,7 @@ def _name(grid: np.ndarray, columns: Sequence[str], rows: Sequence[str] | None) 
 
 
 def _relative_bar(grid: np.ndarray) -> None:
-    """A colour bar from the lowest to the highest value of each row."""
+    """Adds a colour bar from the lowest to the highest value of each row."""
     drawn = ScalarMappable(Normalize(0, 1), SEQUENTIAL)
     bar = grid[0, 0].figure.colorbar(
         drawn, ax=grid, ticks=[0, 1], fraction=0.05, pad=0.02, aspect=15 * len(grid)

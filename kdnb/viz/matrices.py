@@ -1,4 +1,4 @@
-"""Figures of tables: layers against layers, classes against classes."""
+"""Figures of matrices that compare layers with layers, or classes with classes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,18 +18,28 @@ UNDEFINED = "#DDDDDD"
 def layer_heatmaps(
     matrices: Mapping[str, pd.DataFrame], *, low: float, high: float, label: str
 ) -> np.ndarray:
-    """Annotated tables of layers side by side, on the fixed scale from ``low`` to ``high``.
+    """Draws annotated tables of layers side by side on one fixed colour scale.
 
-    Signed colours, symmetric about 0, where ``low`` is negative. Cells without a value are grey. The
-    names of a table's index and columns become axis labels.
-    Returns the row of Axes.
+    Where ``low`` is negative, the colours are signed and symmetric about 0. Cells without a value are grey.
+
+    Args:
+        matrices: Tables by title. The names of a table's index and columns become axis labels.
+
+        low: Lower end of the colour scale.
+
+        high: Upper end of the colour scale.
+
+        label: Label of the colour bar.
+
+    Returns:
+        One Axes for each table.
     """
     tall = max(len(matrix) for matrix in matrices.values())
     wide = sum(len(matrix.columns) for matrix in matrices.values())
     grid = panels(1.2 + 1.0 * len(matrices) + 0.62 * wide, 1.3 + 0.5 * tall, 1, len(matrices))
     for axes, (title, matrix) in zip(grid[0], matrices.items(), strict=True):
         last = axes is grid[0, -1]
-        table_map(axes, matrix, low=low, high=high, bar=label if last else None)
+        table_map(axes, matrix, low=low, high=high, bar_label=label if last else None)
         axes.set_title(title)
     return grid[0]
 
@@ -42,10 +52,22 @@ def class_matrices(
     label: str,
     families: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Signed similarities (K, K) side by side, on one scale symmetric about 0.
+    """Draws signed similarities of classes side by side, on one scale that is symmetric about 0.
 
-    With ``families`` (K,), classes of one family are moved together and framed. Diagonals are left
-    blank: everything resembles itself. Returns the row of Axes.
+    Diagonals are left blank, because every class is similar to itself.
+
+    Args:
+        matrices: Similarity matrices by title, each of shape (K, K).
+
+        names: The names of the K classes.
+
+        label: Label of the colour bar.
+
+        families: The number of each class's family, shape (K,). Classes of one family are then moved next to
+            each other and framed. None keeps the order of the classes.
+
+    Returns:
+        One Axes for each matrix.
     """
     groups = np.arange(len(names)) if families is None else np.asarray(families)
     order = np.argsort(groups, kind="stable")
@@ -76,17 +98,36 @@ def class_matrices(
 
 
 def table_map(
-    axes: Axes, matrix: pd.DataFrame, *, low: float, high: float, bar: str | None, zero: bool = True
+    axes: Axes,
+    matrix: pd.DataFrame,
+    *,
+    low: float,
+    high: float,
+    bar_label: str | None,
+    leading_zero: bool = True,
 ) -> None:
-    """Draws an annotated table on ``axes``; ``bar`` labels its colour bar, None leaves that out.
+    """Draws an annotated table on ``axes``.
 
-    zero: whether a zero stands before the decimal point; narrow cells do without.
+    Where ``low`` is negative, the colours are signed and symmetric about 0. Cells without a value are grey.
+
+    Args:
+        axes: The Axes to draw on.
+
+        matrix: The table.
+
+        low: Lower end of the colour scale.
+
+        high: Upper end of the colour scale.
+
+        bar_label: Label of the colour bar. None leaves the colour bar out.
+
+        leading_zero: Whether a zero stands before the decimal point. Narrow cells have no room for it.
     """
     if low < 0:
         high = max(-low, high)
         low = -high
-    words = matrix.map(lambda value: f"{round(value, 2) + 0:.2f}")  # + 0: no -0.00
-    words = words if zero else words.map(lambda word: word.removeprefix("0"))
+    words = matrix.map(lambda value: f"{round(value, 2) + 0:.2f}")  # adding 0 turns -0.00 into 0.00
+    words = words if leading_zero else words.map(lambda word: word.removeprefix("0"))
     sns.heatmap(
         matrix,
         ax=axes,
@@ -96,8 +137,8 @@ def table_map(
         vmin=low,
         vmax=high,
         linewidths=1,
-        cbar=bar is not None,
-        cbar_kws=None if bar is None else {"label": bar},
+        cbar=bar_label is not None,
+        cbar_kws=None if bar_label is None else {"label": bar_label},
         annot_kws={"fontsize": 9},
     )
     axes.set_facecolor(UNDEFINED)
@@ -105,7 +146,7 @@ def table_map(
 
 
 def _frame(axes: Axes, families: np.ndarray) -> None:
-    """A frame around each family of sorted ``families`` (K,)."""
+    """Draws a frame around each family of classes. ``families`` has shape (K,) and is sorted."""
     starts = np.flatnonzero(np.diff(families, prepend=families[0] - 1))
     for start, end in zip(starts, [*starts[1:], len(families)], strict=True):
         side = end - start

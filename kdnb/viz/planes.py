@@ -20,10 +20,27 @@ def loss_planes(
     x_label: str,
     y_label: str,
 ) -> np.ndarray:
-    """A panel a loss: its values (H, W) over the coordinates x (W,) and y (H,), as labelled contour lines.
+    """Draws the contour lines of several losses over the same plane.
 
-    points: marked by name in every panel, each in the colour and marker of its role. Returns the row
-    of Axes.
+    There is one panel for each loss. Every panel marks the same points by name.
+
+    Args:
+        losses: Values of each loss over the plane, by title, each of shape (H, W).
+
+        x: Horizontal coordinates of the values, shape (W,).
+
+        y: Vertical coordinates of the values, shape (H,).
+
+        points: Coordinates (x, y) of the points to mark, by name.
+
+        roles: For each point the role that sets its colour and marker, a key of ``COLOURS``.
+
+        x_label: Label of the horizontal axes.
+
+        y_label: Label of the vertical axis.
+
+    Returns:
+        One Axes for each loss.
     """
     grid = panels(0.6 + 3.1 * len(losses), 3.3, 1, len(losses), sharey=True)
     for axes, (title, values) in zip(grid[0], losses.items(), strict=True):

@@ -1,4 +1,4 @@
-"""How every figure looks: colours by role, sizes, and the caption that goes with it."""
+"""The style that all figures share: colours by role, sizes, and the display of a figure with its caption."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 Arguments = ParamSpec("Arguments")
 Drawn = TypeVar("Drawn")
 
-# Okabe-Ito colours with fixed roles; marker and line style vary with colour.
+# Okabe-Ito colours. Each role keeps its colour, and its marker differs as well for colour-blind readers.
 COLOURS = {
     "teacher": "#0072B2",
     "student": "#E69F00",
@@ -48,7 +48,16 @@ STYLE = {
 
 
 def styled(draw: Callable[Arguments, Drawn]) -> Callable[Arguments, Drawn]:
-    """A figure function that draws in the house style, and leaves matplotlib's settings alone."""
+    """Decorates a figure function so that it draws in the style of the course.
+
+    Matplotlib's own settings are the same before and after the call.
+
+    Args:
+        draw: A function that draws a figure.
+
+    Returns:
+        The same function, run under the settings in ``STYLE``.
+    """
 
     @wraps(draw)
     def in_style(*arguments: Arguments.args, **options: Arguments.kwargs) -> Drawn:
@@ -59,15 +68,36 @@ def styled(draw: Callable[Arguments, Drawn]) -> Callable[Arguments, Drawn]:
 
 
 def panels(width: float, height: float, rows: int = 1, columns: int = 1, **options: object) -> np.ndarray:
-    """The Axes of a new figure, as a grid (rows, columns); width and height in inches."""
+    """Makes a new figure with a grid of panels.
+
+    Args:
+        width: Width of the figure in inches.
+
+        height: Height of the figure in inches.
+
+        rows: Rows of the grid.
+
+        columns: Columns of the grid.
+
+        options: Further arguments of ``matplotlib.pyplot.subplots``.
+
+    Returns:
+        The Axes, shape (rows, columns).
+    """
     return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)[1]
 
 
 def show(figure: Figure, caption: str) -> None:
-    """Displays ``figure`` as a PNG whose alternative text is ``caption``, and prints the caption.
+    """Displays a figure as a PNG and prints its caption below it.
 
-    The caption says what to see, with the figure's main numbers: for readers, for screen readers, and
-    for the regression test, which cannot compare pictures.
+    The caption is also the alternative text of the image. It should say what can be seen and give the main
+    numbers of the figure. It serves readers, screen readers, and the regression test, which cannot compare
+    pictures.
+
+    Args:
+        figure: The figure. It is closed afterwards.
+
+        caption: The caption, in whole sentences.
     """
     from IPython.display import Image, display
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kdnb.datasets.shapes import CLASSES, FAMILIES, draw, shapes
+from kdnb.datasets.shapes import CLASSES, draw, shapes
 
 SMALL = {"train": 240, "validation": 60, "test": 120}
 
@@ -93,7 +93,6 @@ def test_twelve_classes_in_six_families_of_two(small):
     assert small.classes == CLASSES
     assert len(set(CLASSES)) == 12
     assert small.families == (0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5)
-    assert len(FAMILIES) == 6
 
 
 def test_no_picture_is_in_two_parts(small):

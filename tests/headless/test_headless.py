@@ -16,13 +16,13 @@ import pytest
 from fake_course import make_notebook
 
 from kdnb.errors import InputError
-from kdnb.headless import Failure, Order, Outcome, Progress, headline, headline_text, run, worker
+from kdnb.headless import Failure, Outcome, Progress, RunOptions, headline, headline_text, run, worker
 from kdnb.headless.display import Display, failure_text, table
 from kdnb.headless.notebooks import Parameter, parameter_values, read_notebook, select
 
 
-def outcomes_of(notebooks: list[Path], order: Order) -> dict[str, Outcome]:
-    events = run([read_notebook(path) for path in notebooks], order)
+def outcomes_of(notebooks: list[Path], options: RunOptions) -> dict[str, Outcome]:
+    events = run([read_notebook(path) for path in notebooks], options)
     return {event.notebook: event for event in events if isinstance(event, Outcome)}
 
 
@@ -75,7 +75,7 @@ def test_a_value_that_cannot_be_used_is_refused(course, pair, message):
 
 def test_a_parameter_must_be_known_to_every_notebook(course):
     notebooks = [read_notebook(path) for path in select([])]
-    with pytest.raises(InputError, match="00_start_here has no parameter 'lr', which 04_semckd knows"):
+    with pytest.raises(InputError, match="00_start_here has no parameter 'lr', which 04_semckd has"):
         parameter_values(notebooks, ["lr=0.5"])
 
 
@@ -111,7 +111,7 @@ def test_an_output_folder_that_cannot_be_used_is_refused_first(tmp_path, occupie
     place.parent.mkdir(exist_ok=True)
     place.write_text("in the way")
     with pytest.raises(InputError, match="--out"):
-        run([read_notebook(source)], Order(tmp_path / "executed", {}))
+        run([read_notebook(source)], RunOptions(tmp_path / "executed", {}))
     assert place.read_text() == "in the way"
 
 
@@ -183,7 +183,7 @@ def test_a_worker_that_vanishes_is_a_failure_that_shows_its_last_words(tmp_path,
     fake.write_text("#!/bin/sh\necho last words >&2\nexit 9\n")
     fake.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(fake))
-    failure = outcomes_of([source], Order(tmp_path / "out", {}))["00_a"].failure
+    failure = outcomes_of([source], RunOptions(tmp_path / "out", {}))["00_a"].failure
     assert "ended with code 9" in failure.evalue
     assert failure.traceback == "last words"
 
@@ -217,12 +217,12 @@ def executed(tmp_path_factory):
     (folder / "dot.png").write_bytes(base64.b64decode(PICTURE))
     (folder / "here").mkdir()
     (folder / "here/nbconvert.py").write_text("raise ImportError('not this one')")
-    order = Order(folder / "out", {"preset": "smoke", "seed": 3}, html=True, jobs=2)
+    options = RunOptions(folder / "out", {"preset": "smoke", "seed": 3}, html=True, jobs=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder / "here")
         patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
-        outcomes = outcomes_of(notebooks, order)
-    return folder, notebooks, order, outcomes
+        outcomes = outcomes_of(notebooks, options)
+    return folder, notebooks, options, outcomes
 
 
 @pytest.mark.slow
@@ -282,9 +282,9 @@ class TestExecuted:
         assert records["00_good"]["source"] == read_notebook(executed[1][0]).source
 
     def test_resume_keeps_what_is_the_same_and_runs_the_rest(self, executed):
-        folder, notebooks, order, _ = executed
+        folder, notebooks, options, _ = executed
         (folder / "out/00_good.html").unlink()
-        again = Order(order.out, order.parameters, html=True, resume=True)
+        again = RunOptions(options.out, options.parameters, html=True, resume=True)
         outcomes = outcomes_of(notebooks[:2], again)
         assert {name: outcome.status for name, outcome in outcomes.items()} == {
             "00_good": "kept",
@@ -294,8 +294,8 @@ class TestExecuted:
         assert (folder / "out/00_good.html").exists()
 
     def test_resume_runs_again_with_other_parameters_or_another_source(self, executed):
-        folder, notebooks, order, _ = executed
-        other = Order(order.out, {"seed": 4}, resume=True)
+        folder, notebooks, options, _ = executed
+        other = RunOptions(options.out, {"seed": 4}, resume=True)
         assert outcomes_of(notebooks[:1], other)["00_good"].status == "ok"
         make_notebook(notebooks[0], SHOW, "print('edited')")
         assert outcomes_of(notebooks[:1], other)["00_good"].status == "ok"
@@ -358,7 +358,7 @@ def test_a_stopped_run_keeps_what_is_done_and_leaves_no_process(tmp_path, way):
 
 def test_a_request_that_lies_unread_until_the_next_one_does_not_stop_a_notebook(tmp_path, monkeypatch):
     """ipykernel 7 can leave a request in its socket until another message comes. Here the client holds
-    the second cell back in the same way; without the nudge both sides would wait for ever."""
+    the second cell back in the same way; without further requests both sides would wait for ever."""
     held, released = [], []
 
     def forgetful(channel):
@@ -384,7 +384,7 @@ def test_a_request_that_lies_unread_until_the_next_one_does_not_stop_a_notebook(
         raise TimeoutError("the notebook hangs")
 
     monkeypatch.setattr(worker, "ThisPython", Forgetful)
-    monkeypatch.setattr(worker.Nudge.__init__, "__kwdefaults__", {"patience": 0.5})
+    monkeypatch.setattr(worker.KeepAlive.__init__, "__kwdefaults__", {"interval": 0.5})
     source = make_notebook(tmp_path / "some.ipynb", "print(1)", "print(2)", "print(3)")
     (tmp_path / "out").mkdir()
     before = signal.signal(signal.SIGALRM, give_up)

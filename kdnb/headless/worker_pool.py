@@ -1,4 +1,7 @@
-"""The processes that run notebooks: how many at a time, what they tell, how they are stopped."""
+"""The processes that run notebooks.
+
+This module decides how many run at a time, passes on what they report, and stops them.
+"""
 
 import json
 import os
@@ -20,7 +23,15 @@ from kdnb.paths import PROJECT
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``cells`` cells are behind this notebook; repeated every second."""
+    """How far a running notebook has come. It is repeated every second.
+
+    Attributes:
+        notebook: Name of the notebook.
+
+        done: How many cells have ended.
+
+        cells: How many cells there are.
+    """
 
     notebook: str
     done: int
@@ -29,8 +40,17 @@ class Progress:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a notebook stopped: the In [cell] it was at, 0 if unknown, and the error, without
-    colour codes."""
+    """Why a notebook stopped.
+
+    Attributes:
+        cell: The number in the ``In [...]`` of the failing cell, or 0 if it is not known.
+
+        ename: The name of the error's class.
+
+        evalue: The message of the error.
+
+        traceback: The traceback, without colour codes.
+    """
 
     cell: int
     ename: str
@@ -40,7 +60,19 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A notebook that is through: ``ok``, ``failed``, or ``kept`` from an earlier run."""
+    """How the run of a notebook ended.
+
+    Attributes:
+        notebook: Name of the notebook.
+
+        status: ``ok``, ``failed``, or ``kept`` if an earlier run had done the same.
+
+        seconds: How long it took.
+
+        headline: The main numbers that the notebook handed to ``kdnb.headless.headline``.
+
+        failure: Why it failed, or None.
+    """
 
     notebook: str
     status: str
@@ -50,8 +82,20 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Order:
-    """What to do with each notebook: parameters to set, the folder to fill, a page to render."""
+class RunOptions:
+    """How to run notebooks.
+
+    Attributes:
+        out: The folder for executed notebooks and the summary.
+
+        parameters: Parameter values by name, the same for every notebook.
+
+        html: Whether to write each notebook as an HTML page too.
+
+        jobs: How many notebooks run at a time.
+
+        resume: Whether to skip notebooks that an earlier run finished with the same parameters.
+    """
 
     out: Path
     parameters: dict[str, object]
@@ -61,33 +105,44 @@ class Order:
 
 
 def cores() -> int:
-    """Processors this process may use."""
+    """Counts the processors that this process may use.
+
+    Returns:
+        Their number.
+    """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-class Team:
-    """The processes at work. Leaving the ``with`` block stops those that still run."""
+class WorkerPool:
+    """A context manager for the processes that run notebooks.
 
-    def __init__(self, order: Order) -> None:
-        self.order = order
-        self.pool = ThreadPoolExecutor(order.jobs)
+    Leaving the ``with`` block stops the processes that still run.
+
+    Args:
+        options: How to run the notebooks.
+    """
+
+    def __init__(self, options: RunOptions) -> None:
+        self.options = options
+        self.pool = ThreadPoolExecutor(options.jobs)
         self.events: queue.Queue[Progress | Outcome | BaseException] = queue.Queue()
         self.processes: set[subprocess.Popen] = set()
         self.lock = threading.Lock()
         self.closed = False
 
-    def __enter__(self) -> "Team":
+    def __enter__(self) -> "WorkerPool":
         return self
 
     def __exit__(self, *_: object) -> None:
         with self.lock:
             self.closed = True
             for process in self.processes:
-                process.stdin.close()  # the life line: the worker stops and takes its kernel along
+                process.stdin.close()  # the signal on which a worker stops its kernel and itself
             stopping = list(self.processes)
-        deadline = time.monotonic() + 20  # a worker needs one; a kernel alone leaves by itself
+        # A worker needs about one second. If it has to be killed, its kernel ends by itself.
+        deadline = time.monotonic() + 20
         for process in stopping:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
@@ -96,6 +151,14 @@ class Team:
         self.pool.shutdown(cancel_futures=True)
 
     def work(self, notebooks: list[Notebook]) -> Iterator[Progress | Outcome]:
+        """Runs notebooks and yields their events.
+
+        Args:
+            notebooks: The notebooks to run.
+
+        Yields:
+            A ``Progress`` when a notebook advances and once a second, and an ``Outcome`` when one ends.
+        """
         for notebook in notebooks:
             self.pool.submit(self._guarded, notebook)
         running: dict[str, Progress] = {}
@@ -104,7 +167,7 @@ class Team:
             try:
                 event = self.events.get(timeout=1)
             except queue.Empty:
-                yield from running.values()  # lets a display show the time that passes
+                yield from running.values()  # so that a display can show how time passes
                 continue
             if isinstance(event, BaseException):
                 raise event
@@ -123,7 +186,7 @@ class Team:
 
     def _follow(self, notebook: Notebook) -> None:
         started = time.monotonic()
-        cells = notebook.cells + bool(self.order.parameters)  # papermill adds one for them
+        cells = notebook.cells + bool(self.options.parameters)  # papermill adds a cell for them
         with tempfile.TemporaryFile() as log:
             process = self._start(notebook, log)
             if process is None:
@@ -148,14 +211,14 @@ class Team:
     def _start(self, notebook: Notebook, log: BinaryIO) -> subprocess.Popen | None:
         job = {
             "source": str(notebook.path.resolve()),
-            "out": str(self.order.out.resolve()),
+            "out": str(self.options.out.resolve()),
             "folder": str(Path.cwd()),
-            "parameters": self.order.parameters,
-            "html": self.order.html,
+            "parameters": self.options.parameters,
+            "html": self.options.html,
         }
         environment = {**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-        if self.order.jobs > 1:  # kernels that each take every core slow each other down
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self.order.jobs)))
+        if self.options.jobs > 1:  # kernels that each use every core slow each other down
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self.options.jobs)))
         with self.lock:
             if self.closed:
                 return None
@@ -165,8 +228,8 @@ class Team:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,
-                cwd=PROJECT,  # not the user's folder: an html.py there would shadow Python's own
-                start_new_session=True,  # Ctrl-C is ours alone: the workers are stopped once, by us
+                cwd=PROJECT,  # in the user's folder a file html.py would shadow Python's own module
+                start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the workers
             )
             self.processes.add(process)
         return process
@@ -175,6 +238,9 @@ class Team:
 def _crash(code: int, log: BinaryIO) -> dict:
     log.seek(0)
     tail = log.read().decode(errors="replace").splitlines()[-30:]
-    evalue = f"its process ended with code {code} before it was through; often memory ran out"
+    evalue = (
+        f"its process ended with code {code} before the notebook was finished; "
+        "a frequent cause is a lack of memory"
+    )
     failure = {"cell": 0, "ename": "Crash", "evalue": evalue, "traceback": "\n".join(tail)}
     return {"headline": {}, "failure": failure}
