@@ -66,7 +66,7 @@ _SMALL = {"student": "resnet8", "teacher": "resnet20", "lr": 0.2, "schedule_name
 _PRESETS = {
     "smoke": {**_SMALL, "labels": 96, "epochs": 2, "teacher_images": 96, "teacher_epochs": 1},
     "quick": {**_SMALL, "labels": 500, "epochs": 80, "teacher_images": 5000, "teacher_epochs": 20},
-    "paper": {  # the CRD benchmark: methods.md 9
+    "paper": {  # the CRD benchmark: methods/README.md, section Schedules
         "student": "resnet20",
         "teacher": "resnet56",
         "labels": 0,

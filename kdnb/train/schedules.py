@@ -29,5 +29,7 @@ def drops(*at: float, factor: float = 0.1) -> Schedule:
 
 SCHEDULES: dict[str, Schedule] = {
     "cosine": cosine,
-    "benchmark": drops(150 / 240, 180 / 240, 210 / 240),  # methods.md 9, RepDistiller
+    "benchmark": drops(
+        150 / 240, 180 / 240, 210 / 240
+    ),  # README.md of methods, section Schedules: RepDistiller
 }
