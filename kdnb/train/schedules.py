@@ -31,5 +31,5 @@ SCHEDULES: dict[str, Schedule] = {
     "cosine": cosine,
     "benchmark": drops(
         150 / 240, 180 / 240, 210 / 240
-    ),  # README.md of methods, section Schedules: RepDistiller
+    ),  # methods/README.md, section Schedules
 }
