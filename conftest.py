@@ -28,11 +28,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One process for every core, up to eight. A single file needs no process beside this one."""
+    """One process for every core, up to four: with a notebook's kernel each takes two gigabytes. A single
+    file needs no process beside this one."""
     from kdnb.headless import cores
 
     names = [name.partition("::")[0] for name in config.args]
-    return 0 if len(names) == 1 and names[0].endswith((".py", ".ipynb")) else min(cores(), 8)
+    return 0 if len(names) == 1 and names[0].endswith((".py", ".ipynb")) else min(cores(), 4)
 
 
 def pytest_configure(config: pytest.Config) -> None:
