@@ -1,17 +1,21 @@
-"""Small things that many tests need."""
+"""Small things that many tests need.
+
+Each of several processes reads this, and so does the one that only hands out the tests: what takes seconds to
+import is imported where it is used.
+"""
 
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from fake_course import PARAMETERS, make_notebook
-from small_runs import make_pictures
-from torch import Tensor
 
-from kdnb.runs.running import run
-from kdnb.runs.spec import Spec
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdnb.runs.spec import Spec
 
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that: the tests that
 # interrupt a child would wait for ever.
@@ -19,8 +23,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
-def batch() -> tuple[Tensor, Tensor]:
+def batch() -> tuple["Tensor", "Tensor"]:
     """Eight 16 x 16 images of ten classes, float32."""
+    import torch
+
     generator = torch.Generator().manual_seed(0)
     return torch.randn(8, 3, 16, 16, generator=generator), torch.arange(8)
 
@@ -49,11 +55,15 @@ def course(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> Path:
+    from small_runs import make_pictures
+
     return make_pictures(tmp_path_factory.mktemp("data") / "pictures")
 
 
 @pytest.fixture(scope="session")
-def spec(pictures) -> Spec:
+def spec(pictures) -> "Spec":
+    from kdnb.runs.spec import Spec
+
     options = {"size": 8, "pad": 1, "epochs": 3, "batch_size": 8, "seed": 1}
     return Spec("labels-only", data=str(pictures), **options)
 
@@ -61,6 +71,8 @@ def spec(pictures) -> Spec:
 @pytest.fixture(scope="session")
 def whole(spec, tmp_path_factory) -> Path:
     """The folder of a run that nothing interrupted. Tests read it and leave it alone."""
+    from kdnb.runs.running import run
+
     out = tmp_path_factory.mktemp("whole")
     run(spec, out=out)
     return out / spec.name

@@ -1,5 +1,5 @@
 """The notebooks: lint over the JSON, and a smoke run from another folder. nbval compares the stored
-outputs (pyproject.toml)."""
+outputs (pyproject.toml, and conftest.py beside it)."""
 
 import ast
 import json
@@ -11,7 +11,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
+from kdnb.datasets.shapes import CLASSES, draw
 from kdnb.exercises import LESSONS
 from kdnb.paths import PROJECT
 
@@ -155,30 +157,22 @@ def test_links_between_notebooks_lead_somewhere(notebook):
         assert (notebook.parent / target).exists(), target
 
 
+@pytest.mark.notebook
 @pytest.mark.slow
-def test_the_smoke_preset_runs_from_another_folder(tmp_path):
-    command = [sys.executable, "-m", "kdnb.commands.cli", "run", "--preset", "smoke", "--out", "executed"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    summary = json.loads((tmp_path / "executed" / "summary.json").read_text())["notebooks"]
-    assert {name: record["status"] for name, record in summary.items()} == {
-        path.stem: "ok" for path in NOTEBOOKS
-    }
-    assert all(record["headline"] for record in summary.values())
-
-
-@pytest.mark.slow
-def test_the_notebooks_run_on_a_folder_of_pictures(tmp_path):
-    """Drawn shapes, saved as PNG files of another size, read back as anybody's pictures."""
-    from PIL import Image
-
-    from kdnb.datasets.shapes import CLASSES, draw
-
+def test_the_smoke_preset_runs_from_another_folder_on_pictures(tmp_path):
+    """Drawn shapes, saved as PNG files of another size, read back as anybody's pictures. The shapes
+    themselves are what nbval's run of the notebooks learns from."""
     pictures = draw(24 * 12, seed=5)
     for number, (image, label) in enumerate(zip(pictures.images, pictures.labels, strict=True)):
         place = tmp_path / "pictures" / CLASSES[int(label) // 3]
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.numpy()).resize((50, 40)).save(place / f"{number}.png")
-    command = [sys.executable, "-m", "kdnb.commands.cli", "run", "--preset", "smoke", "-p", "data=pictures"]
+    words = ["run", "--preset", "smoke", "-p", "data=pictures", "--out", "there"]
+    command = [sys.executable, "-m", "kdnb.commands.cli", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((tmp_path / "there" / "summary.json").read_text())["notebooks"]
+    assert {name: record["status"] for name, record in summary.items()} == {
+        path.stem: "ok" for path in NOTEBOOKS
+    }
+    assert all(record["headline"] for record in summary.values())

@@ -29,7 +29,5 @@ def drops(*at: float, factor: float = 0.1) -> Schedule:
 
 SCHEDULES: dict[str, Schedule] = {
     "cosine": cosine,
-    "benchmark": drops(
-        150 / 240, 180 / 240, 210 / 240
-    ),  # methods/README.md, section Schedules
+    "benchmark": drops(150 / 240, 180 / 240, 210 / 240),  # methods/README.md, section Schedules
 }

@@ -1,12 +1,15 @@
-"""Speed is measured on every machine; that the numbers are numbers is tested here."""
+"""Speed is measured on every machine; how a row is made of times is tested here, by clocks of our own."""
 
-from math import isfinite
+from functools import partial
+from itertools import accumulate, count
 
 import pytest
 import torch
 
+from kdnb.commands.bench import steps, timing
 from kdnb.commands.bench.steps import distillation_steps, group_steps, joint_steps, table, training_steps
 from kdnb.commands.bench.timing import matmul_rate
+from kdnb.networks import build, cost
 
 KEYS = [
     "network",
@@ -20,26 +23,40 @@ KEYS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def rows() -> list[dict[str, float | str]]:
-    return list(training_steps(("resnet8",), batch_size=4, steps=1, rounds=2, device="cpu"))
+@pytest.fixture(autouse=True)
+def a_second_each(monkeypatch):
+    """Whatever is measured takes one second; the matrix product beside it is a small one."""
+    monkeypatch.setattr(timing, "perf_counter", map(float, count()).__next__)
+    monkeypatch.setattr(steps, "matmul_rate", partial(matmul_rate, size=64))
 
 
-def test_a_row_has_the_documented_columns(rows):
-    [row] = rows
+def one_row() -> dict[str, float | str]:
+    [row] = training_steps(("resnet8",), batch_size=4, steps=1, rounds=2, device="cpu")
+    return row
+
+
+def test_a_row_has_the_documented_columns():
+    row = one_row()
     assert list(row) == KEYS
     assert row["network"] == "resnet8"
-    assert all(isfinite(row[key]) and row[key] > 0 for key in KEYS[1:])
-    assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+    assert row["ms"] == row["fp32_ms"] == 1000
+    assert row["ratio_low"] == row["ratio"] == row["ratio_high"] == row["loading_share"] == 1
+    operations = 6 * cost(build("resnet8", classes=100)).macs * 4  # forward and backward, of 4 images
+    assert row["matmul_share"] == pytest.approx(operations / (2 * 64**3))
 
 
-def test_the_table_shows_shares_in_percent_and_leaves_the_rows(rows):
+def test_a_ratio_lies_between_those_of_the_rounds(monkeypatch):
+    monkeypatch.setattr(timing, "perf_counter", map(float, accumulate(count())).__next__)  # ever slower
+    row = one_row()
+    assert row["ratio_low"] < row["ratio"] < row["ratio_high"]
+
+
+def test_the_table_shows_shares_in_percent_and_leaves_the_rows():
     row = {"network": "resnet8", "ms": 1.5, "matmul_share": 0.25, "loading_share": 0.5}
     header, _, values = table([row]).splitlines()
     assert header.split() == ["ms", "matmul_%", "loading_%"]
     assert values.split() == ["resnet8", "1.5", "25.0", "50.0"]
     assert row["matmul_share"] == 0.25
-    assert "resnet8" in table(rows)
 
 
 def test_a_row_comes_as_soon_as_it_is_measured():
@@ -49,37 +66,38 @@ def test_a_row_comes_as_soon_as_it_is_measured():
 
 def test_measuring_leaves_the_random_state_alone():
     before = torch.get_rng_state()
-    assert matmul_rate(torch.device("cpu"), False, size=64) > 0
+    assert matmul_rate(torch.device("cpu"), False, size=64) == 2 * 64**3
     list(training_steps(("resnet8",), batch_size=2, steps=1, rounds=1, device="cpu"))
     networks = {"student": "resnet8", "teacher": "resnet8", "batch_size": 4, "steps": 1, "rounds": 1}
     list(distillation_steps(("srrl", "semckd"), **networks, device="cpu"))
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def check_rows(rows: list[dict[str, float | str]], networks: list[int]) -> None:
+    """Each of a method that is held against so many steps or passes of single networks."""
+    for row, number in zip(rows, networks, strict=True):
+        assert row["ms"] == row["fp32_ms"] == 1000
+        assert row["multiple_low"] == row["multiple"] == row["multiple_high"] == 1
+        assert row["over_parts"] == 1 / number
+
+
 def test_a_method_is_timed_against_its_student_and_its_parts():
     networks = {"student": "resnet8", "teacher": "resnet14", "batch_size": 4, "steps": 1, "rounds": 2}
-    srrl, semckd = distillation_steps(("srrl", "semckd"), **networks, device="cpu")
-    assert [srrl["method"], semckd["method"]] == ["srrl", "semckd"]
-    for row in (srrl, semckd):
-        assert row["multiple_low"] <= row["multiple"] <= row["multiple_high"]
-        assert row["ms"] > 0
-        assert row["over_parts"] > 0
-    assert "over_parts" in table([srrl, semckd])
+    rows = list(distillation_steps(("srrl", "semckd"), **networks, device="cpu"))
+    assert [row["method"] for row in rows] == ["srrl", "semckd"]
+    check_rows(rows, [2, 2])
+    assert "over_parts" in table(rows)
 
 
 def test_networks_trained_as_one_are_timed_against_each_alone():
     small = {"student": "resnet8", "deep": "resnet20", "depths": (14, 8)}
     rows = list(joint_steps(**small, batch_size=4, steps=1, rounds=2, device="cpu"))
     assert [row["method"] for row in rows] == ["ecd", "ddnn, private", "ddnn, shared"]
-    for row in rows:
-        assert row["multiple_low"] <= row["multiple"] <= row["multiple_high"]
-        assert row["over_parts"] > 0
-        assert row["memory"] > 1
+    check_rows(rows, [2, 3, 3])
+    assert all(row["memory"] > 1 for row in rows)
 
 
 def test_a_group_is_timed_against_one_of_its_networks():
     rows = list(group_steps(network="resnet8", batch_size=4, steps=1, rounds=2, device="cpu"))
     assert [row["method"] for row in rows] == ["dml", "ffsd"]
-    for row in rows:
-        assert row["multiple_low"] <= row["multiple"] <= row["multiple_high"]
-        assert row["over_parts"] > 0
+    check_rows(rows, [2, 3])

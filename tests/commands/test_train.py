@@ -208,7 +208,7 @@ def test_ctrl_c_keeps_the_last_epoch_and_the_same_command_goes_on(spec, tmp_path
     with subprocess.Popen(command, **pipes) as process:
         assert process.stderr.readline().startswith("epoch 1/60")
         process.send_signal(SIGINT)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 130
     assert stdout == ""
     assert "Traceback" not in stderr

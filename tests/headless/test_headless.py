@@ -5,10 +5,13 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -225,6 +228,14 @@ def executed(tmp_path_factory):
     return folder, notebooks, options, outcomes
 
 
+@pytest.fixture
+def copied(executed, tmp_path) -> tuple[Path, list[Path], RunOptions]:
+    """What ``executed`` left, to be changed."""
+    folder = shutil.copytree(executed[0], tmp_path / "copy")
+    notebooks = [folder / notebook.name for notebook in executed[1]]
+    return folder, notebooks, replace(executed[2], out=folder / "out")
+
+
 @pytest.mark.slow
 class TestExecuted:
     def test_the_notebook_runs_here_with_this_python_over_unix_sockets(self, executed):
@@ -281,8 +292,8 @@ class TestExecuted:
         assert records["00_good"]["parameters"] == {"preset": "smoke", "seed": 3}
         assert records["00_good"]["source"] == read_notebook(executed[1][0]).source
 
-    def test_resume_keeps_what_is_the_same_and_runs_the_rest(self, executed):
-        folder, notebooks, options, _ = executed
+    def test_resume_keeps_what_is_the_same_and_runs_the_rest(self, copied):
+        folder, notebooks, options = copied
         (folder / "out/00_good.html").unlink()
         again = RunOptions(options.out, options.parameters, html=True, resume=True)
         outcomes = outcomes_of(notebooks[:2], again)
@@ -293,8 +304,8 @@ class TestExecuted:
         assert outcomes["00_good"].headline == {"kd": 55.25, "gain": 7.0}
         assert (folder / "out/00_good.html").exists()
 
-    def test_resume_runs_again_with_other_parameters_or_another_source(self, executed):
-        folder, notebooks, options, _ = executed
+    def test_resume_runs_again_with_other_parameters_or_another_source(self, copied):
+        folder, notebooks, options = copied
         other = RunOptions(options.out, {"seed": 4}, resume=True)
         assert outcomes_of(notebooks[:1], other)["00_good"].status == "ok"
         make_notebook(notebooks[0], SHOW, "print('edited')")
@@ -308,6 +319,17 @@ def started_by(process_id: int) -> list[int]:
     rows = [line.split() for line in lines.splitlines()]
     children = [int(pid) for pid, parent, stat in rows if int(parent) == process_id]
     return children + [grandchild for child in children for grandchild in started_by(child)]
+
+
+PATIENCE = 300  # seconds; only a test that hangs waits so long
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    for _ in range(10 * PATIENCE):
+        if true():
+            return
+        time.sleep(0.1)
+    pytest.fail("it never came true")
 
 
 def alive(process_id: int) -> bool:
@@ -333,23 +355,20 @@ def test_a_stopped_run_keeps_what_is_done_and_leaves_no_process(tmp_path, way):
         text=True,
         start_new_session=True,
     ) as process:
-        for _ in range(600):
-            if (tmp_path / "busy").exists():
-                break
-            time.sleep(0.1)
+        wait_until((tmp_path / "busy").exists)
         family = started_by(process.pid)
         assert len(family) == 2, "one worker and one kernel"
         if way == "Ctrl-C in a terminal":
             os.killpg(process.pid, signal.SIGINT)
         else:
             os.kill(process.pid, signal.SIGINT if way == "SIGINT to the parent" else signal.SIGKILL)
-        told = process.communicate(timeout=30)[1]
+        told = process.communicate(timeout=PATIENCE)[1]
     if way != "killed parent":
         assert process.returncode == 130
         assert "Go on with: kdnb run --preset smoke --resume" in told
         assert "Traceback" not in told
     else:
-        time.sleep(3)
+        wait_until(lambda: not any(alive(one) for one in family))
     assert [one for one in family if alive(one)] == []
     names = {path.name for path in (tmp_path / "executed").iterdir()}
     assert names == {"00_quick.ipynb", "summary.json"}
@@ -388,7 +407,7 @@ def test_a_request_that_lies_unread_until_the_next_one_does_not_stop_a_notebook(
     source = make_notebook(tmp_path / "some.ipynb", "print(1)", "print(2)", "print(3)")
     (tmp_path / "out").mkdir()
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(60)
+    signal.alarm(PATIENCE)
     try:
         failure = worker.execute(source, tmp_path / "out", {}, folder=tmp_path, report=lambda message: None)
     finally:

@@ -105,9 +105,16 @@ def test_every_variant_keeps_the_contract(variant, batch):
 
 
 @pytest.mark.parametrize(
-    ("student", "teacher"), [("resnet8", "vgg8"), ("vgg8", "resnet8"), ("wrn_16_1", "vgg8")]
+    ("student", "teacher", "variant"),
+    [
+        ("resnet8", "mobilenetv2", "learned"),
+        ("vgg8", "resnet8", "learned"),
+        ("wrn_16_1", "mobilenetv2", "learned"),
+        ("resnet8", "vgg8", "fixed"),
+        ("vgg8", "resnet8", "fixed"),
+        ("wrn_16_1", "mobilenetv2", "fixed"),
+    ],
 )
-@pytest.mark.parametrize("variant", ["learned", "fixed"])
 def test_any_number_of_layers_of_any_size(student, teacher, variant, batch):
     method = SemCKD(build(student, classes=10), build(teacher, classes=10), 8, variant=variant)
     contract(method, *batch)

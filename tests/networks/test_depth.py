@@ -1,8 +1,10 @@
+from importlib import import_module
 from threading import Thread
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from kdnb.errors import InputError
 from kdnb.networks import DepthNet, build, cost
@@ -275,11 +277,28 @@ def test_costs_are_those_of_each_network(monkeypatch):
         assert found.milliseconds == depth
 
 
-def test_milliseconds_are_measured_and_leave_no_trace():
+def test_milliseconds_are_measured_and_leave_no_trace(monkeypatch):
+    """By a clock that ticks once for every convolution: no machine's speed enters."""
+    done = []
+    timing = import_module("kdnb.networks.cost")  # kdnb.networks.cost itself is the function of this name
+    monkeypatch.setattr(timing, "perf_counter", lambda: float(len(done)))
     net = make().train()
-    costs = net.costs(size=32, batch=8)
-    assert 0 < costs[8].milliseconds < costs[20].milliseconds
+
+    def tick(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d) and not inputs[0].is_meta:  # MACs are counted on meta tensors
+            assert inputs[0].shape[0] == 8, "batch"
+            done.append(module)
+
+    hook = register_module_forward_hook(tick)
+    try:
+        costs = net.costs(size=32, batch=8)
+    finally:
+        hook.remove()
+    for depth, found in costs.items():
+        ticks = sum(isinstance(module, nn.Conv2d) for module in net.at_depth(depth).modules())
+        assert found.milliseconds == 1000 * ticks
     assert all(module.training for module in net.modules())
+    assert not {id(module) for module in done} & {id(module) for module in net.modules()}, "copies ran"
 
 
 def test_the_deepest_affordable_depth_is_chosen(monkeypatch):
