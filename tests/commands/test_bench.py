@@ -5,6 +5,7 @@ from math import isfinite
 import pytest
 import torch
 
+from kdnb.commands.bench.busy import busy_steps
 from kdnb.commands.bench.steps import distillation_steps, group_steps, joint_steps, table, training_steps
 from kdnb.commands.bench.timing import matmul_rate
 
@@ -83,3 +84,11 @@ def test_a_group_is_timed_against_one_of_its_networks():
     for row in rows:
         assert row["multiple_low"] <= row["multiple"] <= row["multiple_high"]
         assert row["over_parts"] > 0
+
+
+def test_a_busy_neighbour_of_either_kind_has_a_row():
+    rows = list(busy_steps(batch_size=2, steps=1, rounds=1))
+    assert [row.pop("neighbour") for row in rows] == ["same session", "own session"]
+    for row in rows:
+        assert all(isfinite(number) and number > 0 for number in row.values())
+        assert row["multiple_low"] <= row["multiple"] <= row["multiple_high"]

@@ -4,9 +4,11 @@ import json
 
 import click
 
+KINDS = ("networks", "methods", "groups", "joint", "busy")
+
 
 @click.command(short_help="Measure training speed on this machine.")
-@click.argument("what", default="all", type=click.Choice(["networks", "methods", "groups", "joint", "all"]))
+@click.argument("what", default="all", type=click.Choice([*KINDS, "all"]))
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(min=2), help="Of networks.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1))
 @click.option("--json", "as_json", is_flag=True, help="One JSON line a row, for scripts.")
@@ -25,7 +27,12 @@ def bench(what: str, batch_size: int, rounds: int, as_json: bool) -> None:
 
     joint: ECD of a resnet20, and DDNN of a resnet56 with three sub-nets, batch 128. multiple: of
     that network's plain fp32 step; over_parts: of the steps of all its networks, each alone.
+
+    busy: resnet8 on the CPU, batch 64, beside one fully busy process. multiple: of a step with no other
+    process, each thread on a core of its own, as training does it; free_multiple: the same where the
+    system places the threads.
     """
+    from kdnb.commands.bench.busy import busy_steps
     from kdnb.commands.bench.steps import distillation_steps, group_steps, joint_steps, table, training_steps
 
     measured = {
@@ -33,6 +40,7 @@ def bench(what: str, batch_size: int, rounds: int, as_json: bool) -> None:
         "methods": lambda: distillation_steps(rounds=rounds),
         "groups": lambda: group_steps(rounds=rounds),
         "joint": lambda: joint_steps(rounds=rounds),
+        "busy": lambda: busy_steps(rounds=rounds),
     }
     for kind in measured if what == "all" else (what,):
         rows = []
