@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,10 +83,13 @@ def test_break_frees_the_threads(machine):
 
 
 def test_an_exception_in_the_loop_frees_the_threads(machine):
-    with pytest.raises(KeyboardInterrupt):
+    def loop():
         for _ in on_own_cores("ab", CPU):
             assert machine == HELD
             raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop()
     assert machine == FREE
 
 
@@ -180,7 +184,7 @@ def test_the_team_is_the_calling_thread_and_one_more():
     team = openmp_team(2)
     assert team[0] == threading.get_native_id()
     assert len(set(team)) == 2
-    assert set(team) <= {int(thread) for thread in os.listdir("/proc/self/task")}
+    assert set(team) <= {int(task.name) for task in Path("/proc/self/task").iterdir()}
     assert openmp_team(2) == team
 
 
