@@ -23,7 +23,13 @@ TORCH_REMEDY = "pip install --force-reinstall torch==2.15.0 torchvision==0.29.2"
 
 _PROBE = """
 import json, os, torch, torchvision
+try:
+    from kdnb.train.threads import core_of_each_thread
+    own_cores = sorted(core_of_each_thread().values())
+except ImportError:
+    own_cores = []
 print(json.dumps({
+    "own_cores": own_cores,
     "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     "mps": torch.backends.mps.is_available(),
     "threads": torch.get_num_threads(),
@@ -160,6 +166,23 @@ def device_check(probe: dict, cores: int) -> Check:
     return Check("device", "ok", f"cpu: {cores} cores, {probe['threads']} threads, {bf16}")
 
 
+def threads_check(probe: dict) -> Check:
+    """How torch's threads are placed, which matters when another process is busy.
+
+    Args:
+        probe: ``threads``, their number, and ``own_cores``, the core of each thread while a network learns
+            on the CPU; empty where the system places them.
+    """
+    if probe["own_cores"]:
+        cores = " and ".join(map(str, probe["own_cores"]))
+        found = f"{probe['threads']}, on cores {cores}, one to a core while a network learns"
+    elif probe["threads"] == 1:
+        found = "1, on any core"
+    else:
+        found = f"{probe['threads']}, placed by the system; a busy process beside them may slow them much"
+    return Check("threads", "ok", found)
+
+
 def kernel_check(argv: list[str] | None, executable: str) -> Check:
     """Checks that the Jupyter kernel called python3 runs this interpreter with this environment.
 
@@ -235,7 +258,9 @@ def examine(output: Path) -> Iterator[Check]:
     trial = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True)
     yield import_check(trial.returncode, trial.stderr)
     if trial.returncode == 0:
-        yield device_check(json.loads(trial.stdout.splitlines()[-1]), os.cpu_count() or 1)
+        probe = json.loads(trial.stdout.splitlines()[-1])
+        yield device_check(probe, os.cpu_count() or 1)
+        yield threads_check(probe)
     yield kernel_check(_kernel_argv(), sys.executable)
     yield disk_check(shutil.disk_usage(PROJECT).free, PROJECT)
     yield output_check(output)

@@ -10,6 +10,7 @@ from kdnb.errors import InputError
 from kdnb.functional import correct
 from kdnb.method import Method, evaluating
 from kdnb.train.hardware import use_bf16
+from kdnb.train.threads import on_own_cores
 
 Loader = Batches | Iterable[Batch | tuple[Tensor, Tensor]]
 
@@ -31,7 +32,7 @@ def evaluate(method: nn.Module, batches: Loader, *, precision: str = "auto") -> 
     right, count = {}, 0
     autocast = torch.autocast(weight.device.type, torch.bfloat16, enabled=bf16)
     with evaluating(method), torch.inference_mode(), autocast:
-        for images, labels in batches:
+        for images, labels in on_own_cores(batches, weight.device):
             labels = labels.to(weight.device)
             count += len(labels)
             hits = {name: correct(logits, labels) for name, logits in outputs(images.to(weight)).items()}

@@ -18,6 +18,7 @@ from kdnb.train.evaluation import Loader
 from kdnb.train.hardware import fabric_for, reproducible
 from kdnb.train.losslog import LossLog, require_finite_weights
 from kdnb.train.schedules import Schedule, cosine
+from kdnb.train.threads import on_own_cores
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def train(
         log, start = LossLog(fabric.all_reduce, number * len(batches)), perf_counter()
         with reproducible(derived_seed(seed, "train", number), fabric.device):
             method.begin_epoch(number)
-            for batch in _shares(batches, number, fabric):
+            for batch in on_own_cores(_shares(batches, number, fabric), fabric.device):
                 position = log.steps / len(batches)  # in epochs, fractional
                 for group, rate in zip(groups, rates, strict=True):
                     group["lr"] = rate * schedule(position / epochs)

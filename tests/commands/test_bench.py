@@ -2,11 +2,14 @@
 
 from functools import partial
 from itertools import accumulate, count
+from math import isfinite
 
 import pytest
 import torch
 
 from kdnb.commands.bench import steps, timing
+from kdnb.commands.bench.busy import busy_steps
+from kdnb.commands.bench.crd import contrast_steps
 from kdnb.commands.bench.steps import distillation_steps, group_steps, joint_steps, table, training_steps
 from kdnb.commands.bench.timing import matmul_rate
 from kdnb.networks import build, cost
@@ -101,3 +104,19 @@ def test_a_group_is_timed_against_one_of_its_networks():
     rows = list(group_steps(network="resnet8", batch_size=4, steps=1, rounds=2, device="cpu"))
     assert [row["method"] for row in rows] == ["dml", "ffsd"]
     check_rows(rows, [2, 3])
+
+
+def test_a_busy_neighbour_of_either_kind_has_a_row():
+    rows = list(busy_steps(batch_size=2, steps=1, rounds=1))
+    assert [row.pop("neighbour") for row in rows] == ["same session", "own session"]
+    for row in rows:
+        assert all(isfinite(number) and number > 0 for number in row.values())
+        assert row["multiple_low"] <= row["multiple"] <= row["multiple_high"]
+
+
+def test_crd_is_timed_against_kd():
+    small = {"student": "resnet8", "teacher": "resnet8", "images": 200, "negatives": 50, "batch_size": 4}
+    [row] = contrast_steps(**small, steps=1, rounds=2, device="cpu")
+    assert row.pop("method") == "crd, 50 of 200"
+    assert all(isfinite(number) and number > 0 for number in row.values())
+    assert row["over_kd_low"] <= row["over_kd"] <= row["over_kd_high"]

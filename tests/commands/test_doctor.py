@@ -74,6 +74,18 @@ def test_the_device_is_named(probe, found):
     assert found in doctor.device_check(probe, cores=16).found
 
 
+@pytest.mark.parametrize(
+    ("threads", "own_cores", "found"),
+    [
+        (2, [0, 1], "2, on cores 0 and 1, one to a core"),
+        (2, [], "2, placed by the system"),
+        (1, [], "1, on any core"),
+    ],
+)
+def test_the_place_of_the_threads_is_told(threads, own_cores, found):
+    assert doctor.threads_check({"threads": threads, "own_cores": own_cores}).found.startswith(found)
+
+
 def test_the_kernel_must_be_of_this_environment(tmp_path):
     here, there = tmp_path / "here/bin", tmp_path / "there/bin"
     for folder in (here, there):

@@ -4,11 +4,11 @@ import json
 
 import click
 
+KINDS = ("networks", "methods", "groups", "joint", "crd", "busy")
+
 
 @click.command(short_help="Measure training speed on this machine.")
-@click.argument(
-    "what", default="all", type=click.Choice(["networks", "methods", "groups", "joint", "crd", "all"])
-)
+@click.argument("what", default="all", type=click.Choice([*KINDS, "all"]))
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(min=2), help="Of networks.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1))
 @click.option("--json", "as_json", is_flag=True, help="One JSON line a row, for scripts.")
@@ -30,7 +30,12 @@ def bench(what: str, batch_size: int, rounds: int, as_json: bool) -> None:
 
     crd: resnet32x4 teaches resnet8x4, batch 64, with memories of 50,000 images and 16,384 negatives.
     over_kd: the step as a multiple of the step of KD with the same networks.
+
+    busy: resnet8 on the CPU, batch 64, beside one fully busy process. multiple: of a step with no other
+    process, each thread on a core of its own, as training does it; free_multiple: the same where the
+    system places the threads.
     """
+    from kdnb.commands.bench.busy import busy_steps
     from kdnb.commands.bench.crd import contrast_steps
     from kdnb.commands.bench.steps import distillation_steps, group_steps, joint_steps, table, training_steps
 
@@ -40,6 +45,7 @@ def bench(what: str, batch_size: int, rounds: int, as_json: bool) -> None:
         "groups": lambda: group_steps(rounds=rounds),
         "joint": lambda: joint_steps(rounds=rounds),
         "crd": lambda: contrast_steps(rounds=rounds),
+        "busy": lambda: busy_steps(rounds=rounds),
     }
     for kind in measured if what == "all" else (what,):
         rows = []
