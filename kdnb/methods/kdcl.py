@@ -5,7 +5,6 @@ code. Equations, defaults and reported numbers are in ``kdnb/methods/README.md``
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +19,7 @@ from kdnb.networks import Network
 
 TARGETS = ("naive", "linear", "min-logit", "general")
 NEWTON_STEPS = 12
-STEP_SIZES = tuple(0.5**halvings for halvings in range(8))
+STEP_SIZES = 8  # each is half of the one before; the first is 1
 
 
 class KDCL(OnlineDistillation):
@@ -273,7 +272,7 @@ def linear_weights(logits: Tensor, labels: Tensor) -> Tensor:
         Weights (m,) in float64. They are at least 0 and sum to 1.
     """
     logits = logits.double()
-    sizes = logits.new_tensor(STEP_SIZES)
+    sizes = torch.exp2(-torch.arange(STEP_SIZES, dtype=logits.dtype, device=logits.device))  # 1, 1/2, ...
     weights = logits.new_full((len(logits),), 1 / len(logits))
     for _ in range(NEWTON_STEPS):
         probabilities = torch.einsum("m,mbk->bk", weights, logits).softmax(1)
@@ -299,7 +298,9 @@ def _simplex_minimum(hessian: Tensor, slope: Tensor) -> Tensor:
     count = len(slope)
     ridge = 1e-10 * hessian.diagonal().sum() + 1e-12
     hessian = hessian + ridge * torch.eye(count, dtype=slope.dtype, device=slope.device)
-    used = torch.tensor(list(product((0.0, 1.0), repeat=count))[1:], dtype=slope.dtype, device=slope.device)
+    sets = torch.arange(1, 2**count, device=slope.device)[:, None]  # made there: a list would have to be sent
+    places = torch.arange(count - 1, -1, -1, device=slope.device)
+    used = (sets >> places & 1).to(slope.dtype)  # every set of corners but the empty one
     inner = used[:, :, None] * used[:, None] * hessian + torch.diag_embed(1 - used)  # (sets, m, m)
     system = torch.zeros(len(used), count + 1, count + 1, dtype=slope.dtype, device=slope.device)
     system[:, :count, :count] = inner

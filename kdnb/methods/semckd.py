@@ -104,7 +104,7 @@ class SemCKD(Distillation):
         student, teacher = self.features(images)
         weights = self._weights(student.maps, teacher.maps)
         if self.variant == "shuffled":
-            weights = weights.roll(int(torch.randint(1, len(weights), ())), 0)
+            weights = weights[_other_images(len(weights), weights.device)]
         distances = self._distances(student.maps, teacher.maps)
         terms = self.logit_terms(student.logits, teacher.logits, labels)
         return terms | {"student/cross_layer": self.cross_layer_weight * cross_layer_loss(distances, weights)}
@@ -312,6 +312,11 @@ class _Sizes:
         if (layer, size) not in self.made:
             self.made[layer, size] = pooled(self.maps[layer], size)
         return self.made[layer, size]
+
+
+def _other_images(count: int, device: torch.device) -> Tensor:
+    """For each image of a batch the place of another, all shifted alike: drawn where it is used."""
+    return (torch.arange(count, device=device) - torch.randint(1, count, (), device=device)) % count
 
 
 def _smaller(a: Tensor, b: Tensor) -> tuple[int, int]:

@@ -4,11 +4,11 @@ import json
 
 import click
 
-KINDS = ("networks", "methods", "groups", "joint", "crd", "busy")
+KINDS = ("networks", "methods", "groups", "joint", "crd", "busy")  # all of them are "all"
 
 
 @click.command(short_help="Measure training speed on this machine.")
-@click.argument("what", default="all", type=click.Choice([*KINDS, "all"]))
+@click.argument("what", default="all", type=click.Choice([*KINDS, "gpu", "all"]))
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(min=2), help="Of networks.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1))
 @click.option("--json", "as_json", is_flag=True, help="One JSON line a row, for scripts.")
@@ -34,9 +34,13 @@ def bench(what: str, batch_size: int, rounds: int, as_json: bool) -> None:
     busy: resnet8 on the CPU, batch 64, beside one fully busy process. multiple: of a step with no other
     process, each thread on a core of its own, as training does it; free_multiple: the same where the
     system places the threads.
+
+    gpu: whole epochs on a GPU, eager, as one CUDA graph a step, and compiled; not part of all.
+    busy_%: of the time in which the GPU computes; hours: for 240 and 300 epochs of CIFAR.
     """
     from kdnb.commands.bench.busy import busy_steps
     from kdnb.commands.bench.crd import contrast_steps
+    from kdnb.commands.bench.gpu import gpu_steps
     from kdnb.commands.bench.steps import distillation_steps, group_steps, joint_steps, table, training_steps
 
     measured = {
@@ -46,8 +50,9 @@ def bench(what: str, batch_size: int, rounds: int, as_json: bool) -> None:
         "joint": lambda: joint_steps(rounds=rounds),
         "crd": lambda: contrast_steps(rounds=rounds),
         "busy": lambda: busy_steps(rounds=rounds),
+        "gpu": gpu_steps,
     }
-    for kind in measured if what == "all" else (what,):
+    for kind in KINDS if what == "all" else (what,):
         rows = []
         for row in measured[kind]():
             rows.append(row)

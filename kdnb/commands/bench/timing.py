@@ -48,7 +48,11 @@ def exhaust(batches: Batches, epoch: int) -> None:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """That ``work`` takes, all of it: an accelerator is waited for."""
+    """How long ``work`` takes, all of it: an accelerator of any kind is waited for.
+
+    Args:
+        work: What is timed.
+    """
     _wait()
     start = perf_counter()
     work()
@@ -57,5 +61,5 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
