@@ -79,6 +79,8 @@ def require_finite_weights(method: nn.Module, steps: int) -> None:
     Raises:
         NotFinite: For a weight that is not finite.
     """
-    for name, weight in method.named_parameters():
-        if not weight.isfinite().all():
+    names, weights = zip(*method.named_parameters(), strict=True)
+    finite = torch.stack([weight.isfinite().all() for weight in weights]).tolist()  # one wait for all
+    for name, sound in zip(names, finite, strict=True):
+        if not sound:
             raise NotFinite(f"{name!r} is not finite after {steps} steps. {_REMEDY}")
