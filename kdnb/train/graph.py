@@ -120,7 +120,8 @@ class GraphedStep:
         _copy(batch, self.batch)
         if floor(epoch) != self.epoch:
             self._capture(floor(epoch))
-        return dict(zip(self.names, self.replay().clone().unbind(), strict=True))
+        values = self.replay().clone().unbind()
+        return dict(zip(self.names, values, strict=True))
 
     def _capture(self, epoch: int) -> None:
         self.replay = None  # frees the memory of the graph before

@@ -76,17 +76,15 @@ def test_what_the_user_set_comes_back(word):
         torch.set_float32_matmul_precision("highest")
 
 
-def test_the_newer_switches_of_torch_come_back_too():
-    before = torch.backends.fp32_precision
-    try:
-        torch.backends.fp32_precision = "tf32"
-        with exact_kernels():
-            assert flags() == EXACT
-        assert torch.backends.fp32_precision == "tf32"
-        assert MATMUL.fp32_precision == "tf32"
-    finally:
-        torch.backends.fp32_precision = before
-        torch.set_float32_matmul_precision("highest")
+def test_a_torch_that_does_not_tell_its_precision_is_no_obstacle(monkeypatch):
+    def refuse():
+        raise RuntimeError("a mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", refuse)
+    before = flags()
+    with exact_kernels():
+        assert flags() == EXACT
+    assert flags() == before
 
 
 def test_the_random_state_of_mps_comes_back(monkeypatch):
