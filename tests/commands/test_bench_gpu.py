@@ -1,8 +1,11 @@
 """``kdnb bench gpu``: its arithmetic, and what it says where there is no GPU."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from click.testing import CliRunner
+from torch.autograd import DeviceType
 
 from kdnb.commands.bench import gpu
 from kdnb.commands.bench.steps import table
@@ -64,13 +67,34 @@ def test_every_case_is_measured_in_every_mode(monkeypatch):
     assert asked[1] == ("resnet8", 128, 50_000, {"graph": True})
 
 
+class Profile:
+    """A profiler that saw two kernels side by side on the GPU, and Python at work."""
+
+    def __init__(self, activities):
+        assert activities == [torch.profiler.ProfilerActivity.CUDA]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def events(self):
+        seen = [(DeviceType.CUDA, 10, 40), (DeviceType.CUDA, 30, 60), (DeviceType.CPU, 0, 1000)]
+        return [
+            SimpleNamespace(device_type=kind, time_range=SimpleNamespace(start=start, end=end))
+            for kind, start, end in seen
+        ]
+
+
 @pytest.mark.parametrize(("case", "batch_size"), [("resnet8", 8), ("semckd", 4), ("ffsd", 4)])
 def test_the_measured_epochs_are_those_of_train(monkeypatch, case, batch_size):
-    """On a CPU: without kernels of a GPU to be seen, and with the options of a plain training."""
+    """On a CPU, with a profiler that is none, and with the options of a plain training."""
     monkeypatch.setattr(
         gpu, "train", lambda method, batches, **options: train(method, batches, **options | {"device": "cpu"})
     )
+    monkeypatch.setattr(gpu, "profile", Profile)
     measured = gpu._measure(case, batch_size, batch_size + 1)
     assert measured.steps == 1, "the incomplete batch is left out"
     assert measured.seconds > 0
-    assert measured.busy == 0
+    assert measured.busy == pytest.approx(50e-6)
