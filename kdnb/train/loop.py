@@ -130,8 +130,8 @@ def train(
             once an epoch.
 
         compile: Whether ``torch.compile`` compiles the method's forward pass. The first step then takes
-            tens of seconds. On a CPU it is allowed and does not pay. The names in ``state_dict`` stay. It does
-            not pay either for methods whose weights follow ``epoch``, such as FFSD and ONE: they are compiled
+            tens of seconds. On a CPU it is allowed and does not pay. The names in ``state_dict`` stay. Nor
+            does it pay for methods whose weights follow ``epoch``, such as FFSD and ONE: they are compiled
             anew in every epoch, and after eight times torch goes on without compiling. The hooks of ECD are
             compiled in many small parts.
 
