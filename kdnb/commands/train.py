@@ -1,39 +1,65 @@
-"""``kdnb train``. torch is imported when they run, so that help is quick."""
+"""``kdnb train``: its options are the fields of ``Spec``. torch is imported when it runs or is explained."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import Field, asdict, fields
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from kdnb.runs.records import Record
+
+TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
 
-@click.command(short_help="Train a network by a method; 'kdnb list' shows them.")
+class SpecCommand(click.Command):
+    """A command with an option for every setting of ``Spec``, with the name, default and help it has there.
+
+    ``Spec`` brings torch with it, so it is imported when the options are first asked for: not by the start
+    of the command line, nor by the list of commands.
+    """
+
+    @cached_property
+    def settings(self) -> list[click.Option]:
+        """The options that stand for fields of ``Spec``."""
+        from kdnb.runs.spec import Spec
+
+        return [_option(setting) for setting in fields(Spec) if "help" in setting.metadata]
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """METHOD, the settings of ``Spec``, then what the command declares itself."""
+        method, *others = super().get_params(ctx)
+        return [method, *self.settings, *others]
+
+
+def _option(setting: Field) -> click.Option:
+    """The option of a field of ``Spec``."""
+    word, kind = setting.name.replace("_", "-"), TYPES[setting.type.split(" ")[0]]
+    return click.Option(
+        [f"--{word}/--no-{word}" if kind is bool else f"--{word}"],
+        type=kind,
+        default=setting.default,
+        show_default=True if setting.default is not None else setting.metadata.get("default"),
+        help=setting.metadata["help"],
+    )
+
+
+@click.command(cls=SpecCommand, short_help="Train a network by a method; 'kdnb list' shows them.")
 @click.argument("method")
-@click.option("--data", default="shapes", show_default=True, help="A name, a folder or an archive.")
-@click.option("--student", default="resnet8", show_default=True, help="The network to train.")
-@click.option("--teacher", help="A run's folder or network file; for shapes the shipped one.")
 @click.option("-o", "options", multiple=True, metavar="name=value", help="An option of METHOD.")
-@click.option("--labels", default=0, help="Training pictures to use; 0 is all.")
-@click.option("--size", default=32, show_default=True, help="Pixels a side, for your own pictures.")
-@click.option("--validation", default=0.1, show_default=True, help="Share held out of training.")
-@click.option("--data-seed", default=0, show_default=True, help="Of splits, and of drawn data.")
-@click.option("--epochs", default=40, show_default=True)
-@click.option("--batch-size", default=64, show_default=True)
-@click.option("--lr", default=0.05, show_default=True)
-@click.option("--weight-decay", default=5e-4, show_default=True)
-@click.option("--schedule", default="cosine", show_default=True, help="cosine or benchmark.")
-@click.option("--flip/--no-flip", default=True, show_default=True)
-@click.option("--pad", default=4, show_default=True, help="Pixels to pad before random crops.")
-@click.option("--padding", default="zero", show_default=True, help="zero or reflect.")
-@click.option("--precision", default="auto", show_default=True, help="auto, fp32, bf16 or fp64.")
-@click.option("--seed", default=0, show_default=True, help="Of weights, batches and dropout.")
 @click.option("--evaluate-every", default=1, show_default=True, type=click.IntRange(min=1), help="In epochs.")
 @click.option("--out", default="runs", type=click.Path(path_type=Path), show_default=True)
 @click.option("--data-root", type=click.Path(path_type=Path), help="For downloads and archives.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @click.option("--force", is_flag=True, help="Repeat a finished run, or restart an interrupted one.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON, for scripts.")
+@click.pass_context
 def train(
+    context: click.Context,
     options: tuple[str, ...],
     out: Path,
     data_root: Path | None,
@@ -55,15 +81,11 @@ def train(
     from kdnb.runs.spec import Spec, with_options
     from kdnb.train import NotFinite
 
-    spec = with_options(Spec(**settings), list(options))
+    given = {name: value for name, value in settings.items() if _is_given(context, name)}
+    spec = with_options(Spec(**given), list(options))
     folder = out / spec.name
     if (folder / "run.json").exists() and not force and leads():
         click.echo(f"Already finished: {folder} (--force repeats it)", err=True)
-
-    def report(row: dict[str, float]) -> None:
-        terms = "  ".join(f"{name} {value:.3f}" for name, value in row.items() if "/" in name)
-        click.echo(f"epoch {row['epoch']}/{spec.epochs}  {row['seconds']:.0f} s  {terms}", err=True)
-
     try:
         record = run(
             spec,
@@ -72,7 +94,7 @@ def train(
             again=force,
             data_root=data_root,
             evaluate_every=evaluate_every,
-            report=report,
+            report=_reporter(spec.epochs),
         )
     except NotFinite as error:
         raise InputError(str(error)) from error
@@ -80,19 +102,36 @@ def train(
         if leads():
             click.echo(_how_to_go_on(folder), err=True)
         raise
-    if not leads():
-        return
-    if as_json:
-        click.echo(json.dumps(asdict(record)))
-        return
-    click.echo(f"{folder}  ({record.seconds:.0f} s)")
+    if leads():
+        click.echo(json.dumps(asdict(record)) if as_json else _summary(folder, record))
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    """Whether the user set an option, if only to its default."""
+    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def _reporter(epochs: int) -> Callable[[dict[str, float]], None]:
+    """Prints a line for every epoch of ``epochs`` on standard error."""
+
+    def report(row: dict[str, float]) -> None:
+        terms = "  ".join(f"{name} {value:.3f}" for name, value in row.items() if "/" in name)
+        click.echo(f"epoch {row['epoch']}/{epochs}  {row['seconds']:.0f} s  {terms}", err=True)
+
+    return report
+
+
+def _summary(folder: Path, record: "Record") -> str:
+    """Where the run lies and how accurate every learner is."""
+    lines = [f"{folder}  ({record.seconds:.0f} s)"]
     for learner, metrics in record.metrics.items():
-        click.echo(
+        lines.append(
             f"{learner}: test accuracy {metrics['last']:.2f} % at the last epoch, "
             f"{metrics['selected']:.2f} % at the validation-selected epoch "
             f"{metrics['selected_epoch']}, {metrics['best']:.2f} % at the best test epoch "
             f"{metrics['best_epoch']}"
         )
+    return "\n".join(lines)
 
 
 def _how_to_go_on(folder: Path) -> str:

@@ -15,6 +15,7 @@ from kdnb.networks.googlenet import GoogLeNet
 from kdnb.networks.imagenet_resnet import ImageNetResNet
 from kdnb.networks.mobilenet import MobileNetV2
 from kdnb.networks.recalibration import recalibrated
+from kdnb.networks.renormalised import Renormalised
 from kdnb.networks.resnet import ResNet
 from kdnb.networks.shufflenet import ShuffleNetV2
 from kdnb.networks.tapped import Tapped
@@ -34,6 +35,7 @@ __all__ = [
     "ImageNetResNet",
     "MobileNetV2",
     "Network",
+    "Renormalised",
     "ResNet",
     "ShuffleNetV2",
     "Tapped",

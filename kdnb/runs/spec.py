@@ -24,6 +24,11 @@ def _setting(default: object, words: str) -> object:
     return field(default=default, metadata={"help": words})
 
 
+def _own(words: str) -> object:
+    """A field whose default is None, which stands for what the method has."""
+    return field(default=None, metadata={"help": words, "default": "the method's own"})
+
+
 @dataclass(frozen=True, eq=False)
 class Spec:
     """One run. Two runs with equal specs on one machine give equal weights, bit for bit.
@@ -81,7 +86,7 @@ class Spec:
 
     method: str
     data: str = _setting("shapes", "A name, a folder or an archive.")
-    student: str | None = _setting(None, "The network to train.")
+    student: str | None = _own("The network to train.")
     teacher: str | None = _setting(None, "A run's folder or network file; for shapes the shipped one.")
     options: dict[str, Option] = field(default_factory=dict)
     labels: int = _setting(0, "Training pictures to use; 0 is all.")
@@ -91,10 +96,10 @@ class Spec:
     epochs: int = _setting(40, "Epochs of training.")
     batch_size: int = _setting(64, "Pictures in a batch.")
     lr: float = _setting(0.05, "Learning rate at the start.")
-    weight_decay: float | None = _setting(None, "Of the optimizer.")
-    momentum: float | None = _setting(None, "Of the optimizer.")
-    nesterov: bool | None = _setting(None, "Nesterov's momentum.")
-    schedule: str | None = _setting(None, f"Of the learning rate: {' or '.join(SCHEDULES)}.")
+    weight_decay: float | None = _own("Weight decay of the optimizer.")
+    momentum: float | None = _own("Momentum of the optimizer.")
+    nesterov: bool | None = _own("Nesterov's momentum.")
+    schedule: str | None = _own(f"Of the learning rate: {' or '.join(SCHEDULES)}.")
     flip: bool = _setting(True, "Mirror pictures at random.")
     pad: int = _setting(4, "Pixels to pad before random crops.")
     padding: str = _setting("zero", "zero or reflect.")

@@ -1,15 +1,17 @@
 """Teachers for the course: shipped for shapes, trained where there is none."""
 
+from math import isclose
 from pathlib import Path
 
 from kdnb.datasets import Dataset, load
 from kdnb.errors import InputError
 from kdnb.methods import LabelsOnly
-from kdnb.networks import Network, build
+from kdnb.networks import Network, Renormalised, build
 from kdnb.paths import PROJECT
 from kdnb.runs.checkpoints import Saved, load_network, save_network
 from kdnb.train import train
 
+SAME = 1e-9  # relative difference of two means that only the order of a sum explains; float32 cannot show it
 SHIPPED = PROJECT / "data" / "teachers" / "shapes-resnet20.safetensors"
 
 
@@ -47,10 +49,21 @@ def teacher_for(data: Dataset, network: str, *, file: str = "", epochs: int, ima
 
 
 def fit_teacher(path: Path, data: Dataset) -> Saved:
-    """The network in ``path``, if it can teach on ``data``.
+    """The network in a file, if it can teach on ``data``.
 
-    Raises InputError unless it knows exactly the classes of the data, in their order, and was trained
-    on images of their size.
+    Args:
+        path: A network file, or the folder of a finished run.
+
+        data: What the student learns from.
+
+    Returns:
+        What the file holds. A network that was trained with another normalisation than that of ``data``
+        comes as a ``Renormalised`` one: it takes images normalised as ``data`` does and sees them
+        normalised its own way. ``mean`` and ``std`` are still those of the file.
+
+    Raises:
+        InputError: Unless the network knows exactly the classes of the data, in their order, and was
+            trained on images of their size.
     """
     saved = load_network(path)
     if saved.classes != data.classes:
@@ -63,4 +76,8 @@ def fit_teacher(path: Path, data: Dataset) -> Saved:
             f"The teacher in {path} was trained on images of {saved.size} pixels a side, the student "
             f"would see {data.size}. Load the data at that size (--size {saved.size}), or choose another."
         )
-    return saved
+    pairs = zip((*saved.mean, *saved.std), (*data.mean, *data.std), strict=True)
+    if all(isclose(own, given, rel_tol=SAME) for own, given in pairs):
+        return saved
+    about = {"mean": data.mean, "std": data.std, "own_mean": saved.mean, "own_std": saved.std}
+    return saved._replace(net=Renormalised(saved.net, **about))

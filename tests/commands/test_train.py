@@ -1,18 +1,23 @@
 """``kdnb train`` and ``kdnb bench`` as typed: what is printed where, and exit codes."""
 
 import json
+import re
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import Field, asdict, fields, replace
 from signal import SIGINT, default_int_handler, getsignal, signal
 
+import click
 import pytest
 from click.testing import CliRunner
 from small_runs import assert_same_result, words_of
 
 from kdnb.commands.bench import steps
 from kdnb.commands.cli import main
+from kdnb.errors import InputError
+from kdnb.paths import PROJECT
 from kdnb.runs import records, running
+from kdnb.runs import spec as spec_module
 from kdnb.runs.checkpoints import load_network, load_state
 from kdnb.runs.spec import Spec
 
@@ -71,6 +76,73 @@ def test_ecds_teacher_trains_alone_and_then_teaches(spec, tmp_path):
     assert json.loads(taught.stdout)["teacher"] == trained["student"]
 
 
+def settings() -> list[Field]:
+    return [setting for setting in fields(Spec) if setting.name not in ("method", "options")]
+
+
+@pytest.mark.parametrize("setting", settings(), ids=lambda setting: setting.name)
+def test_every_setting_is_an_option_with_its_default_and_its_help(setting):
+    context = click.Context(main.commands["train"])
+    [option] = [o for o in context.command.get_params(context) if o.name == setting.name]
+    assert f"--{setting.name.replace('_', '-')}" in option.opts
+    assert option.get_default(context) == setting.default
+    assert option.help == setting.metadata["help"]
+
+
+def test_help_says_where_a_default_is_the_methods_own():
+    lines = " ".join(kdnb("train", "--help").stdout.split())
+    for option in ("student TEXT", "weight-decay FLOAT", "momentum FLOAT", "no-nesterov", "schedule TEXT"):
+        assert re.search(rf"--{option} [^\[]*\[default: \(the method's own\)\]", lines), option
+    assert "--epochs INTEGER Epochs of training. [default: 40]" in lines
+
+
+def test_only_what_the_user_gave_reaches_the_spec(monkeypatch):
+    given = []
+
+    def watched(**settings):
+        given.append(settings)
+        raise InputError("that is enough")
+
+    assert main.commands["train"].settings, "they are read from the real Spec, and kept"
+    monkeypatch.setattr(spec_module, "Spec", watched)
+    assert kdnb("train", "kd").exit_code == 2
+    kdnb("train", "kd", "--epochs", 40, "--no-nesterov")
+    assert given == [{"method": "kd"}, {"method": "kd", "epochs": 40, "nesterov": False}]
+
+
+def test_ffsd_trains_with_its_own_weight_decay_unless_told_another(spec, tmp_path):
+    words = ["train", "ffsd", *words_of(replace(spec, epochs=1), tmp_path)[1:], "--json"]
+    own, same, other = (
+        json.loads(kdnb(*words, *more).stdout)
+        for more in ([], ["--weight-decay", "1e-4"], ["--weight-decay", "5e-4"])
+    )
+    assert own["spec"]["weight_decay"] == 1e-4
+    assert (own["spec"]["momentum"], own["spec"]["nesterov"], own["spec"]["schedule"]) == (
+        0.9,
+        True,
+        "cosine",
+    )
+    assert same == own, "it is the same run"
+    assert other["spec"]["weight_decay"] == 5e-4
+    assert other["student"] != own["student"]
+
+
+def test_runs_under_the_old_rule_still_tell_their_weight_decay(spec, tmp_path):
+    """The first edition replaced FFSD's own weight decay by 5e-4, and its records say so."""
+    table = records.table(PROJECT / "data" / "records" / "ffsd")
+    assert set(table["weight_decay"]) == {5e-4}
+    assert "ffsd" in set(table["method"])
+
+
+def test_ddnn_trains_with_its_default_student(spec, tmp_path):
+    words = words_of(replace(spec, epochs=1), tmp_path)[1:]
+    result = kdnb("train", "ddnn", *words, "--json")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert record["spec"]["student"] == "resnet20"
+    assert set(record["metrics"]) == {"full", "depth14", "depth8"}
+
+
 BAD_WORDS = [
     (["labels-onyl"], "Unknown method 'labels-onyl'. Did you mean 'labels-only'?"),
     (["labels-only", "--student", "resnet9"], "Unknown network 'resnet9'"),
@@ -97,7 +169,9 @@ BAD_WORDS = [
     (["kd", "-o", "temperature=warm"], "temperature is a float, found 'warm'"),
     (["kd", "-o", "temperature=0"], "temperature must be a finite number above 0, found 0.0"),
     (["kd", "-o", "temperature=-1"], "temperature must be a finite number above 0, found -1.0"),
-    (["kd", "-o", "temperature=nan"], "temperature must be a finite number above 0, found nan"),
+    (["kd", "-o", "temperature=nan"], "temperature must be a finite number, found nan"),
+    (["labels-only", "--weight-decay", "-1"], "weight_decay must be at least 0, found -1.0"),
+    (["labels-only", "--momentum", "nan"], "momentum must be at least 0, found nan"),
     (["kd", "-o", "soft_weight=-1"], "soft_weight must be a finite number, 0 or more"),
     (["kd", "--teacher", "nowhere"], "There is no network file at nowhere"),
 ]

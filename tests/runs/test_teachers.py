@@ -1,11 +1,12 @@
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
-from kdnb.datasets import Dataset, Part
+from kdnb.datasets import Dataset, Part, load
 from kdnb.errors import InputError
-from kdnb.networks import build
+from kdnb.networks import Renormalised, build
 from kdnb.runs import teachers
 from kdnb.runs.checkpoints import load_network, save_network
 from kdnb.train import logits_of
@@ -77,6 +78,35 @@ def test_a_teacher_of_other_image_sizes_is_refused(tmp_path):
     )
     with pytest.raises(InputError, match=rf"images of {data.size} pixels a side.*--size {data.size}"):
         teachers.teacher_for(large, "resnet8", file=str(tmp_path), epochs=1)
+
+
+def test_a_teacher_of_another_normalisation_sees_images_normalised_its_way(tmp_path):
+    data = tiny()
+    mean, std = (0.2, 0.3, 0.6), (0.4, 0.1, 0.2)
+    net = build("resnet8", classes=2, seed=5).eval()
+    save_network(net, "resnet8", replace(data, mean=mean, std=std), tmp_path / "student.safetensors")
+    saved = teachers.fit_teacher(tmp_path, data)
+    assert isinstance(saved.net, Renormalised)
+    assert (saved.name, saved.mean, saved.std) == ("resnet8", mean, std)
+    found = logits_of(saved.net, data.batches("test"))
+    expected = logits_of(net, replace(data, mean=mean, std=std).batches("test"))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(logits_of(net, data.batches("test")), expected, rtol=1e-2), (
+        "a test that can fail"
+    )
+
+
+def test_a_teacher_of_the_datas_normalisation_stays_plain(tmp_path):
+    net = build("resnet8", classes=2, seed=5)
+    save_network(net, "resnet8", tiny(), tmp_path / "student.safetensors")
+    assert type(teachers.fit_teacher(tmp_path, tiny()).net) is type(net)
+    sums = tuple(value * (1 + 2**-52) for value in tiny().mean)  # as another processor may add them up
+    assert sums != tiny().mean
+    assert type(teachers.fit_teacher(tmp_path, replace(tiny(), mean=sums)).net) is type(net)
+
+
+def test_the_shipped_teacher_is_plain_on_shapes():
+    assert type(teachers.fit_teacher(teachers.shapes_teacher(), load("shapes")).net).__name__ == "ResNet"
 
 
 def double(part: Part) -> Part:
