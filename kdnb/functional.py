@@ -282,6 +282,20 @@ def require_weights(**weights: float) -> None:
             raise InputError(f"{name} must be a finite number, 0 or more, found {weight!r}.")
 
 
+def require_counts(**counts: int) -> None:
+    """Checks numbers of things.
+
+    Args:
+        counts: The numbers by name.
+
+    Raises:
+        InputError: If a number is negative or not whole. The message names it.
+    """
+    for name, count in counts.items():
+        if not 0 <= count < float("inf") or count != int(count):
+            raise InputError(f"{name} must be a whole number, 0 or more, found {count!r}.")
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """Converts half precision to float32.
 

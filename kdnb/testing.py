@@ -138,13 +138,21 @@ def frozen_networks_stay_as_they_are(method: Method, batch: Batch) -> None:
 
 
 def frozen_networks_matter(method: Method, batch: Batch) -> None:
+    """A frozen network that no term uses is legal only where a weight of 0 left its term out.
+
+    So where another frozen network changes no loss, every attribute ``..._weight`` that is 0 is set to 1:
+    then it must change one. A teacher that is ignored by mistake still changes none.
+    """
     still = _frozen_parts(method)
-    terms = {name: term.item() for name, term in method.train()(batch, 0.0).items()}
-    with torch.no_grad():
-        for parameter in (p for part in still.values() for p in part.parameters()):
-            parameter.add_(torch.randn_like(parameter) * (0.1 + parameter.abs().mean()))
-    changed = {name: term.item() for name, term in method(batch, 0.0).items()}
-    _require(not still or changed != terms, f"another {', '.join(still)} changes no loss")
+    if not still or _changes_a_loss(still, method, batch):
+        return
+    numbers = {name: value for name, value in vars(method).items() if isinstance(value, int | float)}
+    weights = [name for name, value in numbers.items() if name.endswith("_weight") and value == 0]
+    for name in weights:
+        setattr(method, name, 1.0)
+    found = f"another {', '.join(still)} changes no loss"
+    also = f", also with {', '.join(weights)} above 0" if weights else ""
+    _require(_changes_a_loss(still, method, batch), found + also)
 
 
 def state_is_complete(method: Method, batch: Batch) -> None:
@@ -183,6 +191,15 @@ def _frozen_parts(method: Method) -> dict[str, nn.Module]:
         if any(True for _ in child.parameters())
         and not any(parameter.requires_grad for parameter in child.parameters())
     }
+
+
+def _changes_a_loss(parts: dict[str, nn.Module], method: Method, batch: Batch) -> bool:
+    """Whether other weights of ``parts`` give another value of some term; they keep these weights."""
+    terms = {name: term.item() for name, term in method.train()(batch, 0.0).items()}
+    with torch.no_grad():
+        for parameter in (p for part in parts.values() for p in part.parameters()):
+            parameter.add_(torch.randn_like(parameter) * (0.1 + parameter.abs().mean()))
+    return terms != {name: term.item() for name, term in method(batch, 0.0).items()}
 
 
 def _tensors_kept(module: nn.Module) -> dict[str, int]:

@@ -17,6 +17,7 @@ from kdnb.functional import (
     normalized_mse,
     of_equal_size,
     pooled,
+    require_counts,
     require_weights,
     soft_labels,
     unit_vectors,
@@ -176,3 +177,10 @@ def test_pooling_averages_and_leaves_alone_what_fits():
 def test_weights_out_of_range_are_named(weight):
     with pytest.raises(InputError, match="hint_weight"):
         require_weights(label_weight=0.0, hint_weight=weight)
+
+
+@pytest.mark.parametrize("number", [-1, -5, 0.5, float("nan"), float("inf")])
+def test_numbers_of_things_are_whole_and_not_negative(number):
+    with pytest.raises(InputError, match=f"ramp_epochs must be a whole number, 0 or more, found {number}"):
+        require_counts(students=2, ramp_epochs=number)
+    require_counts(students=2, ramp_epochs=0)

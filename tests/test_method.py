@@ -1,4 +1,7 @@
 import copy
+import pickle
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -43,6 +46,52 @@ def test_frozen_keeps_the_class_and_copies_well():
     assert twin.fc.weight is not net.fc.weight
 
 
+LOAD = """
+import pickle, sys
+import torch
+
+torch.set_num_threads(1)
+images, net = pickle.load(open(sys.argv[1], "rb"))
+net.train()
+assert not any(module.training for module in net.modules()), "not frozen any more"
+assert not any(parameter.requires_grad for parameter in net.parameters())
+torch.save((type(net).__name__, net(images)), sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
+def test_a_frozen_network_is_pickled_into_another_process(batch, tmp_path, protocol):
+    """There its class has not been made yet."""
+    net = frozen(build("resnet8", classes=10, seed=3))
+    with (tmp_path / "net").open("wb") as file:
+        pickle.dump((batch[0], net), file, protocol)
+    command = [sys.executable, "-c", LOAD, str(tmp_path / "net"), str(tmp_path / "found")]
+    subprocess.run(command, check=True)
+    name, logits = torch.load(tmp_path / "found")
+    assert name == type(net).__name__ == "FrozenResNet"
+    torch.testing.assert_close(logits, net(batch[0]))
+
+
+def test_a_frozen_network_is_pickled_to_its_own_class(batch):
+    net = frozen(build("resnet8", classes=10, seed=3))
+    twin = pickle.loads(pickle.dumps(net))
+    assert type(twin) is type(net)
+    assert torch.equal(twin(batch[0]), net(batch[0]))
+    assert frozen(twin) is twin
+
+
+def test_a_whole_method_is_saved_by_torch(batch, tmp_path):
+    method = make_kd()
+    torch.save(method, tmp_path / "method.pt")
+    found = torch.load(tmp_path / "method.pt", weights_only=False)
+    assert type(found.teacher) is type(method.teacher)
+    terms, expected = found.train().losses(*batch, 0.0), method.train().losses(*batch, 0.0)
+    assert not found.teacher.training
+    assert {name: term.item() for name, term in terms.items()} == {
+        name: term.item() for name, term in expected.items()
+    }
+
+
 def test_frozen_drops_old_gradients(batch):
     net = build("resnet8", classes=10)
     net(batch[0]).sum().backward()
@@ -76,6 +125,47 @@ def test_ledger_leaves_the_method_as_it_was(batch):
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
     assert [module.training for module in method.modules()] == modes
     assert all(parameter.grad is None for parameter in method.parameters())
+
+
+class Raises(KD):
+    """Runs its student, draws at random, and fails: at once, or when the gradient is asked for."""
+
+    def losses(self, images, labels, epoch):
+        torch.rand(1)
+        terms = super().losses(images, labels, epoch)
+        if labels[0] == 0:
+            raise RuntimeError("in the losses")
+        return terms | {"student/detached": terms["student/soft"].detach()}
+
+
+@pytest.mark.parametrize(("first", "message"), [(0, "in the losses"), (1, "does not require grad")])
+def test_ledger_leaves_the_method_as_it_was_also_when_a_term_raises(batch, first, message):
+    method = Raises(build("resnet8", classes=10, seed=0), build("resnet14", classes=10, seed=1)).eval()
+    method.student.stem.train()
+    images, labels = batch[0], batch[1].roll(-first)
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    modes, random = [module.training for module in method.modules()], torch.get_rng_state()
+    with pytest.raises(RuntimeError, match=message):
+        ledger(method, images, labels)
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+    assert [module.training for module in method.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(parameter.grad is None for parameter in method.parameters())
+
+
+def test_ledger_leaves_the_random_state_and_depends_on_its_seed_alone(batch):
+    class Random(KD):
+        def losses(self, images, labels, epoch):
+            return {"student/random": torch.rand(()) * self.student(images).square().mean()}
+
+    method = Random(build("resnet8", classes=10, seed=0), build("resnet14", classes=10, seed=1))
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    first = ledger(method, *batch, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert ledger(method, *batch, seed=1).equals(first)
+    assert not ledger(method, *batch, seed=2).equals(first)
 
 
 def test_ledger_counts_peers_one_by_one(batch):

@@ -41,6 +41,17 @@ class TeacherIsItsStudent(KD):
         return {"student/label": label_loss(logits, labels), "student/soft": soft + logits.mean()}
 
 
+class TeacherForgotten(KD):
+    """Its weight is 0, and a teacher would not matter with another one either."""
+
+    def __init__(self, student, teacher):
+        super().__init__(student, teacher, label_weight=1.0, soft_weight=0.0)
+
+    def losses(self, images, labels, epoch):
+        logits = self.student(images)
+        return self.logit_terms(logits, logits.detach().roll(1, 0), labels)
+
+
 class SoftTermDead(KD):
     def losses(self, images, labels, epoch):
         terms = super().losses(images, labels, epoch)
@@ -112,6 +123,7 @@ class BufferNotSaved(KD):
         (TeacherLearns, "teacher.* learns but no term reaches it"),
         (SoftTermDetached, "'student/soft' has no gradient: it was detached"),
         (TeacherIsItsStudent, "another teacher changes no loss"),
+        (TeacherForgotten, "another teacher changes no loss, also with soft_weight above 0"),
         (SoftTermDead, "'student/soft' has no gradient in any network"),
         (KeepsItsFeatures, "a pass left .*last_images"),
         (ForgottenConnector, "connector.weight learns but no term reaches it"),

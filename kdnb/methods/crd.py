@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdnb.datasets import Batch
 from kdnb.errors import InputError
-from kdnb.functional import at_least_float32, positive_temperature, require_weights
+from kdnb.functional import at_least_float32, positive_temperature, require_counts, require_weights
 from kdnb.method import Method, Parts
 from kdnb.methods.families.distillation import Distillation, require_stages
 from kdnb.methods.families.memory import ImageNumbers, MemoryBank, gathered
@@ -91,6 +91,7 @@ class CRD(Distillation):
         )
         require_stages(student=student, teacher=teacher)
         require_weights(contrast_weight=contrast_weight)
+        require_counts(width=width)
         if width < 1 or not 0 <= bank_momentum < 1:
             raise InputError(
                 f"width must be at least 1 and bank_momentum in [0, 1), found {width} and {bank_momentum}."

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from kdnb.functional import require_counts
 from kdnb.methods.families.online import OnlineDistillation, label_terms, mutual_terms, ramp_up
 from kdnb.networks import Network
 
@@ -56,6 +57,7 @@ class DML(OnlineDistillation):
         super().__init__(
             network, students=students, leader=leader, temperature=temperature, fusion_weight=fusion_weight
         )
+        require_counts(ramp_epochs=ramp_epochs)
         self.ramp_epochs = ramp_epochs
 
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:

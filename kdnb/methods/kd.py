@@ -7,7 +7,6 @@ defaults and reported numbers are in ``kdnb/methods/README.md``, section KD.
 import torch
 from torch import Tensor, nn
 
-from kdnb.functional import kd_loss, label_loss
 from kdnb.methods.families.distillation import Distillation
 
 
@@ -62,9 +61,4 @@ class KD(Distillation):
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
         with torch.no_grad():
             teacher_logits = self.teacher(images)
-        student_logits = self.student(images)
-        soft = kd_loss(student_logits, teacher_logits, self.temperature)
-        return {
-            "student/label": self.label_weight * label_loss(student_logits, labels),
-            "student/soft": self.soft_weight * soft,
-        }
+        return self.logit_terms(self.student(images), teacher_logits, labels)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnb.errors import InputError
-from kdnb.functional import kd_loss, label_loss
+from kdnb.functional import kd_loss, label_loss, require_counts
 from kdnb.methods.families.online import OnlineDistillation, label_terms, ramp_up
 from kdnb.networks import Features, Network
 from kdnb.networks.features import staged
@@ -73,6 +73,7 @@ class ONE(OnlineDistillation):
         for number in range(1, students):
             self.students[number] = Branch(self.students[number])
         self.gate = Gate(trunk.channels[-2], students)
+        require_counts(ramp_epochs=ramp_epochs)
         self.ramp_epochs = ramp_epochs
 
     def features(self, images: Tensor) -> list[Features]:

@@ -19,8 +19,8 @@ class SRRL(Distillation):
     A connector brings the student's last map to the teacher's width. The loss terms are ``student/label``,
     ``student/soft`` if ``soft_weight`` is above 0, ``student/feature``, which compares the pooled connector
     output with the teacher's embedding, and ``student/regression``, which compares the logits that the
-    teacher's frozen head gives to both. A term with weight 0 is left out. The gradient of the regression term
-    flows through the head, but never into its weights.
+    teacher's frozen head gives to both. A term with weight 0 is left out, and so is the connector where both
+    of its terms are. The gradient of the regression term flows through the head, but never into its weights.
 
     Args:
         student: A network that shows its stages and has a linear head.
@@ -71,11 +71,13 @@ class SRRL(Distillation):
         require_weights(feature_weight=feature_weight, regression_weight=regression_weight)
         self.pool = require_choice("pool", pool, ("after", "before"))
         self.feature_weight, self.regression_weight = feature_weight, regression_weight
-        widths = (_linear_head(role, net).in_features for role, net in networks.items())
-        self.connector = Connector(*widths)
+        widths = [_linear_head(role, net).in_features for role, net in networks.items()]
+        self.connector = Connector(*widths) if feature_weight or regression_weight else None
 
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
         student, teacher = self.features(images)
+        if self.connector is None:
+            return self.logit_terms(student.logits, teacher.logits, labels)
         connected = self._connect(student.final, student.embedding)
         terms = self.logit_terms(student.logits, teacher.logits, labels)
         if self.feature_weight:
@@ -96,7 +98,15 @@ class SRRL(Distillation):
 
         Returns:
             Logits (B, K).
+
+        Raises:
+            InputError: If there is no connector, because both of its terms have weight 0.
         """
+        if self.connector is None:
+            raise InputError(
+                "With feature_weight and regression_weight both 0 SRRL has no connector, so nothing is "
+                "connected. Give one of them a weight above 0."
+            )
         with evaluating(self):
             features = self.student.features(images)
             return self.teacher.head(self._connect(features.final, features.embedding))

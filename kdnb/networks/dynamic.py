@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from kdnb.errors import InputError, require_choice
 
 COMPUTATIONS = ("auto", "grouped", "stacked")
+MOST_EXPERTS = 256  # each is one more kernel for every convolution
 EXPERT_SCALE = 0.05  # the standard deviation of an expert's first weights, relative to the static kernel's
 WRITING = 250  # how many multiplications cost as much as writing one number; see grouped_is_cheaper
 
@@ -39,7 +40,7 @@ class DynamicAdditiveConv(nn.Conv2d):
         like: The convolution that this one replaces. Its channels, kernel size, stride, padding, padding
             mode, dilation and groups are kept, and so is whether it has a bias.
 
-        experts: The number of expert kernels K.
+        experts: The number of expert kernels K, from 1 to 256.
 
         temperature: The temperature of the attention over the experts.
 
@@ -49,15 +50,17 @@ class DynamicAdditiveConv(nn.Conv2d):
             ``"auto"`` takes the way that is cheaper according to ``grouped_is_cheaper``.
 
     Raises:
-        InputError: If there is no expert, if the temperature is not above 0, or if ``computation`` is
-            unknown.
+        InputError: If there is no expert or more than 256, if the temperature is not above 0, or if
+            ``computation`` is unknown.
     """
 
     def __init__(
         self, like: nn.Conv2d, *, experts: int = 4, temperature: float = 1.0, computation: str = "auto"
     ) -> None:
-        if not isinstance(experts, int) or experts < 1:
-            raise InputError(f"experts must be a whole number from 1 on, found {experts}; 4 is usual.")
+        if not isinstance(experts, int) or not 1 <= experts <= MOST_EXPERTS:
+            raise InputError(
+                f"experts must be a whole number from 1 to {MOST_EXPERTS}, found {experts}; 4 is usual."
+            )
         place = {"device": like.weight.device, "dtype": like.weight.dtype}
         shape = (like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding)
         super().__init__(

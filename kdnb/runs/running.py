@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from kdnb import datasets
-from kdnb.datasets import Augmentation, Dataset
+from kdnb.datasets import Augmentation, Batches, Dataset
 from kdnb.errors import InputError
 from kdnb.files import write_whole
 from kdnb.method import Method, Parts
@@ -88,10 +88,12 @@ def run(
     origin = {"data": data.fingerprint(), "teacher": teacher, "share of a batch": share}
     fresh = {"train": None, "history": [], "seconds": 0.0, **origin}
     begun = fresh if state is None else _same_origin(state, origin, folder)
+    augmentation = Augmentation(spec.flip, spec.pad, spec.padding)
+    batches = shown.train_batches(spec.batch_size, seed=spec.seed, augmentation=augmentation)
     if leads():
         _claim(folder, again)
     state = begun
-    for row, state in _epochs(spec, method, shown, begun, evaluate_every):
+    for row, state in _epochs(spec, method, data, batches, begun, evaluate_every):
         if leads():
             save_state(state, folder)
             report(row)
@@ -113,11 +115,9 @@ def _interrupted(spec: Spec, folder: Path, resume: bool) -> dict | None:
 
 
 def _epochs(
-    spec: Spec, method: Method, data: Dataset, state: dict, evaluate_every: int
+    spec: Spec, method: Method, data: Dataset, batches: Batches, state: dict, evaluate_every: int
 ) -> Iterator[tuple[dict[str, float], dict]]:
     """Every further epoch: its row of the history, and the state after it."""
-    augmentation = Augmentation(spec.flip, spec.pad, spec.padding)
-    batches = data.train_batches(spec.batch_size, seed=spec.seed, augmentation=augmentation)
     evaluated = {part: data.batches(part) for part in ("validation", "test")}
     start = perf_counter() - state["seconds"]
     for epoch in train(

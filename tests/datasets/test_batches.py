@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdnb.datasets import Augmentation, Batches
+from kdnb.datasets import Augmentation, Batch, Batches
 from kdnb.errors import InputError
 from kdnb.seeds import derived_seed
 
@@ -183,3 +183,94 @@ def test_dropping_everything_is_refused():
 def test_an_unknown_padding_is_refused():
     with pytest.raises(InputError, match="Did you mean 'reflect'"):
         Augmentation(padding="reflection")
+
+
+# What a batch carries besides images and labels
+
+
+def a_batch() -> Batch:
+    images, views = torch.arange(24.0).view(4, 3, 1, 2), (torch.ones(4, 3, 1, 2), torch.rand(4, 3, 1, 2))
+    return Batch(images, torch.arange(4), torch.tensor([7, 5, 3, 1]), views)
+
+
+def test_a_batch_reads_as_the_pair_of_its_images_and_labels():
+    batch = a_batch()
+    images, labels = batch
+    assert images is batch.images is batch[0]
+    assert labels is batch.labels is batch[1]
+    assert len(list(batch)) == 2
+    with pytest.raises(IndexError):
+        batch[2]
+
+
+def test_a_pair_becomes_a_batch_and_a_batch_stays_itself():
+    batch = a_batch()
+    assert Batch.of(batch) is batch
+    for pair in ((batch.images, batch.labels), [batch.images, batch.labels]):
+        found = Batch.of(pair)
+        assert (found.images, found.labels) == (batch.images, batch.labels)
+        assert (found.indices, found.views) == (None, ())
+
+
+def test_take_takes_everything_that_belongs_to_an_image():
+    batch, rows = a_batch(), torch.tensor([3, 0, 3])
+    found = batch.take(rows)
+    assert torch.equal(found.images, batch.images[rows])
+    assert found.labels.tolist() == [3, 0, 3]
+    assert found.indices.tolist() == [1, 7, 1]
+    assert [len(view) for view in found.views] == [3, 3]
+    assert all(torch.equal(taken, view[rows]) for taken, view in zip(found.views, batch.views, strict=True))
+    assert Batch(batch.images, batch.labels).take(rows).indices is None
+
+
+def test_to_brings_everything_along():
+    found = a_batch().to(torch.device("meta"))
+    assert {tensor.device.type for tensor in (*found, found.indices, *found.views)} == {"meta"}
+    assert Batch(*a_batch()).to(torch.device("meta")).indices is None
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_indices_name_the_images_whatever_the_order(own):
+    names = torch.arange(23).flip(0) + 1000 if own else None
+    batches = some_batches(shuffle=True, augmentation=Augmentation(pad=2), indices=names)
+    for epoch in (0, 1):
+        for batch in batches.epoch(epoch):  # labels number the images here
+            expected = batch.labels if names is None else names[batch.labels]
+            assert batch.indices.tolist() == expected.tolist()
+            assert batch.indices.dtype == torch.int64
+
+
+def test_further_views_differ_and_the_first_is_the_same_with_and_without_them():
+    options = {"shuffle": True, "augmentation": Augmentation(pad=2), "seed": 5}
+    alone, viewed = some_batches(**options), some_batches(views=2, **options)
+    for plain, batch in zip(alone.epoch(3), viewed.epoch(3), strict=True):
+        assert plain.views == ()
+        assert torch.equal(plain.images, batch.images)
+        assert torch.equal(plain.indices, batch.indices)
+        assert len(batch.views) == 2
+        shown = (batch.images, *batch.views)
+        for one, other in ((0, 1), (0, 2), (1, 2)):
+            assert shown[one].shape == shown[other].shape
+            assert not torch.equal(shown[one], shown[other])
+
+
+def test_a_further_view_is_of_the_same_images_and_depends_on_its_number_and_the_epoch_alone():
+    options = {"shuffle": True, "augmentation": Augmentation(flip=True, pad=0), "seed": 5}
+    batches = some_batches(views=2, **options)
+    seen = []
+    for batch in batches.epoch(1):
+        for view in batch.views:
+            same, mirrored = (
+                (view == images).flatten(1).all(1) for images in (batch.images, batch.images.flip(3))
+            )
+            assert (same | mirrored).all()
+        seen.append(batch.views[0])
+    fewer = [batch.views[0] for batch in some_batches(views=1, **options).epoch(1)]
+    assert all(torch.equal(one, other) for one, other in zip(seen, fewer, strict=True))
+    later = [batch.views[0] for batch in batches.epoch(2)]
+    assert not torch.equal(torch.cat(seen), torch.cat(later))
+
+
+def test_views_without_augmentation_are_refused():
+    with pytest.raises(InputError, match=r"2 further views .* not augmented, so all views would be the same"):
+        some_batches(views=2)

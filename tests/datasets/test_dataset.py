@@ -146,6 +146,42 @@ class TestFew:
             a_dataset().few(count)
 
 
+class TestNumbers:
+    def test_a_whole_part_is_numbered_as_it_lies(self):
+        data = a_dataset()
+        assert data.train.indices is None
+        assert data.train.numbers.tolist() == list(range(70))
+
+    def test_few_images_keep_their_numbers(self):
+        data = a_dataset()
+        few = data.few(20, seed=3)
+        assert len(set(few.train.numbers.tolist())) == 20
+        assert torch.equal(data.train.images[few.train.numbers], few.train.images)
+        assert torch.equal(data.train.labels[few.train.numbers], few.train.labels)
+
+    def test_fewer_of_few_are_still_numbered_by_the_whole_part(self):
+        data = a_dataset()
+        fewest = data.few(40).few(9)
+        assert torch.equal(data.train.images[fewest.train.numbers], fewest.train.images)
+
+    def test_shuffled_batches_name_the_images_of_the_whole_part(self):
+        data = a_dataset()
+        for shown in (data, data.few(20)):
+            batches, seen = shown.train_batches(8, augmentation=None, seed=4), []
+            plain = data.batches("train", 70)
+            [everything] = plain
+            for batch in batches.epoch(2):
+                assert torch.equal(batch.images, everything.images[batch.indices])
+                assert torch.equal(batch.labels, data.train.labels[batch.indices])
+                seen.extend(batch.indices.tolist())
+            assert sorted(seen) == sorted(shown.train.numbers.tolist())
+
+    def test_taking_some_numbers_them_anew(self):
+        part = a_dataset().few(20).train.take(torch.tensor([4, 2]))
+        assert part.indices is None
+        assert part.numbers.tolist() == [0, 1]
+
+
 def _pairs(data: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     return data.train.images, data.train.labels
 

@@ -15,8 +15,14 @@ def make_kd(**options) -> KD:
     return KD(build("resnet8", classes=10, seed=0), build("resnet14", classes=10, seed=1), **options)
 
 
-def test_kd_keeps_the_contract(batch):
-    assert len(contract(make_kd(), *batch)) == 10
+@pytest.mark.parametrize("options", [{}, {"soft_weight": 0.0, "label_weight": 1.0}])
+def test_kd_keeps_the_contract(batch, options):
+    assert len(contract(make_kd(**options), *batch)) == 10
+
+
+def test_a_weight_of_0_leaves_the_soft_term_out(batch):
+    assert list(make_kd(soft_weight=0.0).losses(*batch, 0.0)) == ["student/label"]
+    assert list(make_kd().losses(*batch, 0.0)) == ["student/label", "student/soft"]
 
 
 def test_kd_takes_models_we_did_not_write(batch):

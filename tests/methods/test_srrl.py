@@ -7,7 +7,7 @@ from reference import Reference, wave
 
 from kdnb.errors import InputError
 from kdnb.method import ledger
-from kdnb.methods import SRRL, LabelsOnly
+from kdnb.methods import KD, SRRL, LabelsOnly
 from kdnb.methods.srrl import Connector, feature_matching_loss, softmax_regression_loss
 from kdnb.networks import Tapped, build
 from kdnb.testing import contract
@@ -69,7 +69,15 @@ def test_closed_form_of_both_orders_of_pooling(pool, matching, regression):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"pool": "before"}, {"feature_weight": 0.0}, {"regression_weight": 0.0}, {"soft_weight": 1.0}],
+    [
+        {},
+        {"pool": "before"},
+        {"feature_weight": 0.0},
+        {"regression_weight": 0.0},
+        {"soft_weight": 1.0},
+        {"feature_weight": 0.0, "regression_weight": 0.0},
+        {"feature_weight": 0.0, "regression_weight": 0.0, "soft_weight": 1.0},
+    ],
 )
 def test_it_keeps_the_contract(batch, options):
     assert len(contract(make(**options), *batch)) == 10
@@ -118,12 +126,27 @@ def test_identical_features_cost_nothing():
     assert softmax_regression_loss(embedding, head, head(embedding)).item() == 0
 
 
-def test_without_its_terms_the_step_is_the_baselines_bit_for_bit(batch):
-    gradients = []
-    for method in (make(feature_weight=0.0, regression_weight=0.0), LabelsOnly(build("resnet8", classes=10))):
-        sum(method.losses(*batch, 0.0).values()).backward()
-        gradients.append([parameter.grad for parameter in method.student.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+@pytest.mark.parametrize("soft", [0.0, 0.9])
+def test_without_its_terms_the_step_is_that_of_labels_or_kd_bit_for_bit(batch, soft):
+    off = make(feature_weight=0.0, regression_weight=0.0, soft_weight=soft)
+    student, teacher = build("resnet8", classes=10), build("resnet14", classes=10, seed=1)
+    plain = KD(student, teacher, label_weight=1.0, soft_weight=soft) if soft else LabelsOnly(student)
+    stepped = []
+    for method in (off, plain):
+        (optimizer,) = method.optimizers(0.1)
+        terms = method.losses(*batch, 0.0)
+        sum(terms.values()).backward()
+        optimizer.step()
+        stepped.append((list(terms), method.student.state_dict()))
+    assert stepped[0][0] == stepped[1][0]
+    assert all(torch.equal(value, stepped[1][1][name]) for name, value in stepped[0][1].items())
+
+
+def test_without_its_terms_there_is_no_connector():
+    off = make(feature_weight=0.0, regression_weight=0.0)
+    assert not [name for name, _ in off.named_parameters() if "connector" in name]
+    with pytest.raises(InputError, match="SRRL has no connector"):
+        off.connected_logits(torch.randn(2, 3, 16, 16))
 
 
 def test_connected_logits_are_what_the_teachers_head_says(batch):

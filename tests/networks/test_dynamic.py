@@ -210,7 +210,7 @@ def test_torchvisions_own_convolutions_are_plain():
 
 def test_bad_settings_are_refused():
     like = nn.Conv2d(3, 4, 1)
-    with pytest.raises(InputError, match="experts must be a whole number from 1 on, found 0"):
+    with pytest.raises(InputError, match="experts must be a whole number from 1 to 256, found 0"):
         DynamicAdditiveConv(like, experts=0)
     with pytest.raises(InputError, match=r"attention's temperature must be .* found -1"):
         DynamicAdditiveConv(like, temperature=-1)

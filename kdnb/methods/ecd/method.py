@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnb.errors import InputError, require_choice
-from kdnb.functional import kd_loss, label_loss, positive_temperature, require_weights
+from kdnb.functional import kd_loss, label_loss, positive_temperature, require_counts, require_weights
 from kdnb.method import Method, evaluating
 from kdnb.methods.ecd.links import ConvolutionRecord, last_of_stages, supplied, watched
 from kdnb.networks.dynamic import convolutions, dynamic_copy
@@ -121,8 +121,8 @@ class ECD(Method):
             teacher_weight=teacher_weight,
             soft_weight=soft_weight,
             link_scale=link_scale,
-            anneal_epochs=anneal_epochs,
         )
+        require_counts(anneal_epochs=anneal_epochs)
         if links == "none" and learnable_scale:
             raise InputError("learnable_scale has nothing to learn with links='none'; leave one of them out.")
         self.student = student

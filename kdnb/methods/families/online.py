@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from kdnb.errors import InputError, require_choice
-from kdnb.functional import kd_loss, label_loss, positive_temperature, require_weights
+from kdnb.functional import kd_loss, label_loss, positive_temperature, require_counts, require_weights
 from kdnb.method import Method, Parts
 from kdnb.methods.families.distillation import require_stages
 from kdnb.methods.families.leader import LEADERS, Fusion, LeaderPass, attention_distance, merge, separable
@@ -59,6 +59,7 @@ class OnlineDistillation(Method):
         fusion_weight: float,
     ) -> None:
         super().__init__()
+        require_counts(students=students)
         if not 2 <= students <= 6:
             raise InputError(f"students must be 2 to 6 networks that teach each other, found {students}.")
         require_weights(fusion_weight=fusion_weight)

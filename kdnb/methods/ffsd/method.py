@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from kdnb.errors import InputError, require_choice
-from kdnb.functional import attention_map, normalized_mse, require_weights, unit_vectors
+from kdnb.functional import attention_map, normalized_mse, require_counts, require_weights, unit_vectors
 from kdnb.method import evaluating
 from kdnb.methods.families.leader import attention_distance, merge
 from kdnb.methods.families.online import OnlineDistillation, label_terms, mutual_terms, ramp_up
@@ -111,6 +111,9 @@ class FFSD(OnlineDistillation):
             network, students=students, leader=leader, temperature=temperature, fusion_weight=fusion_weight
         )
         require_weights(diversity_weight=diversity_weight, distiller_weight=distiller_weight)
+        require_counts(ramp_epochs=ramp_epochs)
+        if not 0 < distiller_lr < float("inf"):
+            raise InputError(f"distiller_lr must be a finite number above 0, found {distiller_lr!r}.")
         if not 0 < threshold < 1:
             raise InputError(f"threshold must be a share between 0 and 1, found {threshold!r}.")
         self.diversity = require_choice("diversity", diversity, DIVERSITIES)

@@ -385,8 +385,9 @@ def test_the_ambient_seed_decides_and_looking_leaves_no_trace(batch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"experts": 0}, "experts must be a whole number from 1 on, found 0"),
-        ({"experts": 2.5}, r"experts must be a whole number from 1 on, found 2\.5"),
+        ({"experts": 0}, "experts must be a whole number from 1 to 256, found 0"),
+        ({"experts": 10**6}, "experts must be a whole number from 1 to 256, found 1000000"),
+        ({"experts": 2.5}, r"experts must be a whole number from 1 to 256, found 2\.5"),
         ({"attention_temperature": 0.0}, "attention's temperature must be"),
         ({"temperature": 0.0}, "temperature must be a finite number above 0"),
         ({"links": "lst"}, "Did you mean 'last'"),
