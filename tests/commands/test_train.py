@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from small_runs import assert_same_result, words_of
 
-from kdnb.commands.bench import steps
+from kdnb.commands.bench import busy, crd, steps
 from kdnb.commands.cli import main
 from kdnb.errors import InputError
 from kdnb.paths import PROJECT
@@ -319,11 +319,13 @@ def test_bench_prints_a_table_or_a_json_line_a_network(monkeypatch):
 def test_bench_measures_all_kinds_in_turn_unless_told(monkeypatch):
     monkeypatch.setattr(steps, "training_steps", lambda **_: iter([ROW]))
     kinds = {"distillation_steps": "srrl", "group_steps": "ffsd", "joint_steps": "ecd"}
-    for kind, name in kinds.items():
+    measured = {(steps, kind): name for kind, name in kinds.items()}
+    measured |= {(crd, "contrast_steps"): "crd", (busy, "busy_steps"): "busy"}
+    for (module, kind), name in measured.items():
         row = {"method": name, "ms": 1.0, "matmul_share": 0.5}
-        monkeypatch.setattr(steps, kind, lambda row=row, **_: iter([row]))
+        monkeypatch.setattr(module, kind, lambda row=row, **_: iter([row]))
     found = [line.split()[0] for line in kdnb("bench").stdout.splitlines()][2::3]
-    assert found == ["resnet8", "srrl", "ffsd", "ecd"]
+    assert found == ["resnet8", "srrl", "ffsd", "ecd", "crd", "busy"]
     assert "resnet8" not in kdnb("bench", "methods").stdout
 
 
