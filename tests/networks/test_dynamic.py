@@ -5,7 +5,14 @@ from torch import Tensor, nn
 
 from kdnb.errors import InputError
 from kdnb.networks import build
-from kdnb.networks.dynamic import DynamicAdditiveConv, convolutions, dynamic_copy, grouped_is_cheaper
+from kdnb.networks.dynamic import (
+    DynamicAdditiveConv,
+    _apart,
+    _Beside,
+    convolutions,
+    dynamic_copy,
+    grouped_is_cheaper,
+)
 
 CONVOLUTIONS = {
     "plain": {"kernel_size": 3, "padding": 1},
@@ -65,6 +72,28 @@ def test_both_computations_are_the_definition_gradients_included(kind, bias):
         found = result_and_gradients(dynamic, dynamic)
         for ours, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["plain", "strided", "in groups"])
+def test_grouped_images_come_and_go_with_channels_innermost(kind):
+    _, dynamic = make(kind, computation="grouped")
+    x = maps().detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    arrived = []
+    inner = x * 1
+    inner.register_hook(arrived.append)
+    z = dynamic._grouped(inner, torch.ones(3, 3).double(), dynamic.padding)
+    assert z.is_contiguous(memory_format=torch.channels_last)
+    z.square().sum().backward()
+    assert arrived[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_images_beside_each_other_are_a_reshape_with_its_gradients():
+    x = maps()
+    assert torch.equal(_Beside.apply(x), x.reshape(1, 12, 7, 9))
+    assert torch.equal(_apart(_Beside.apply(x), 3), x)
+    small = x[:, :2, :3, :3].detach().requires_grad_()
+    assert torch.autograd.gradcheck(_Beside.apply, small)
+    assert torch.autograd.gradgradcheck(lambda x: _Beside.apply(x).square(), small)
 
 
 def test_a_link_is_added():
