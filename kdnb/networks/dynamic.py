@@ -100,13 +100,24 @@ class DynamicAdditiveConv(nn.Conv2d):
         return z if link is None else z + link
 
     def _grouped(self, x: Tensor, mixture: Tensor, padding: int | tuple[int, ...] | str) -> Tensor:
-        inner = self._expert_kernels().permute(0, 1, 3, 4, 2)  # (K, C_out, h, w, C_in / G)
-        static = self.weight.permute(0, 2, 3, 1).flatten()
-        mixed = torch.addmm(static, mixture, inner.flatten(1))  # (B, |V|)
-        kernels = mixed.view(-1, *inner.shape[2:]).permute(0, 3, 1, 2)  # (B C_out, C_in / G, h, w)
-        groups = len(x) * self.groups
-        z = F.conv2d(_Beside.apply(x), kernels, None, self.stride, padding, self.dilation, groups)
-        return _apart(z, len(x))
+        experts, static = self._expert_kernels(), self.weight
+        innermost = self._channels_innermost(x)
+        if innermost:
+            experts, static = experts.permute(0, 1, 3, 4, 2), static.permute(0, 2, 3, 1)
+        kernels = torch.addmm(static.flatten(), mixture, experts.flatten(1))  # (B, |V|)
+        kernels = kernels.view(-1, *static.shape[1:])  # (B C_out, C_in / G, h, w), or h, w, C_in / G
+        if innermost:
+            kernels = kernels.permute(0, 3, 1, 2)
+        images, groups = _Beside.apply(x, innermost), len(x) * self.groups
+        z = F.conv2d(images, kernels, None, self.stride, padding, self.dilation, groups)
+        return _apart(z, len(x))  # (B, C_out, H', W')
+
+    def _channels_innermost(self, x: Tensor) -> bool:
+        """Whether the grouped convolution is faster with channels innermost in memory: on a CPU in bf16, for
+        narrow layers. 128 images of 32 x 32 with 16 channels take 4 ms forward and backward instead of 24;
+        128 of 8 x 8 with 64 channels take 6.8 ms instead of 5.5. In fp32 nothing is gained."""
+        bf16 = x.dtype is torch.bfloat16 or torch.is_autocast_enabled("cpu")
+        return x.is_cpu and bf16 and max(self.in_channels, self.out_channels) <= 32
 
     def _stacked(self, x: Tensor, mixture: Tensor, padding: int | tuple[int, ...] | str) -> Tensor:
         kernels = torch.cat((self.weight[None], self._expert_kernels()))  # (K + 1, C_out, C_in / G, h, w)
@@ -129,19 +140,20 @@ class DynamicAdditiveConv(nn.Conv2d):
 class _Beside(torch.autograd.Function):
     """The images of a batch side by side, as groups of channels of one image: (B, C, H, W) -> (1, B C, H, W).
 
-    Channels are innermost in memory on both sides, for the gradient as well. With images outermost, as a
-    plain reshape would leave them, the grouped convolution of a narrow layer takes up to six times as long
-    on a CPU in bf16, and every layer behind it works on a mixture of layouts.
+    The gradient comes back in channels_last, as the images came: the layers before would otherwise work on
+    a mixture of layouts, which is several times as slow.
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, innermost: bool) -> Tensor:
         ctx.images = len(x)
-        return x.permute(2, 3, 0, 1).flatten(2)[None].permute(0, 3, 1, 2)
+        if innermost:
+            return x.permute(2, 3, 0, 1).flatten(2).contiguous()[None].permute(0, 3, 1, 2)
+        return x.flatten(0, 1)[None]
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
-        return _apart(gradient, ctx.images)
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        return _apart(gradient, ctx.images), None
 
 
 def _apart(z: Tensor, images: int) -> Tensor:
