@@ -126,6 +126,24 @@ def test_attention_is_the_mean_power_over_the_channels():
     assert attention_map(maps.bfloat16()).dtype is torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_square_has_the_bits_of_the_general_power_gradient_included(dtype):
+    maps = wave(2, 3, 4, 4, a=0.7, b=0.1).to(dtype).requires_grad_()
+    plain = maps.float() if dtype is torch.bfloat16 else maps
+    general = plain.abs().pow(2.0).mean(1)
+    assert torch.equal(attention_map(maps), general)
+    weights = wave(2, 4, 4, a=0.3, b=0.2).to(general.dtype)
+    ours, theirs = (torch.autograd.grad((m * weights).sum(), maps)[0] for m in (attention_map(maps), general))
+    assert torch.equal(ours, theirs)
+
+
+def test_a_square_keeps_one_copy_of_the_maps_for_the_backward_pass():
+    maps, kept = torch.ones(2, 3, 4, 4, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        attention_map(maps)
+    assert len(kept) == 1
+
+
 @pytest.mark.parametrize("power", [0.5, -1, float("nan"), float("inf")])
 def test_powers_without_a_finite_gradient_are_refused(power):
     with pytest.raises(InputError, match="power must be a finite number, 1 or more"):

@@ -103,12 +103,25 @@ class DynamicAdditiveConv(nn.Conv2d):
         return z if link is None else z + link
 
     def _grouped(self, x: Tensor, mixture: Tensor, padding: int | tuple[int, ...] | str) -> Tensor:
-        B, C, H, W = x.shape
-        kernels = torch.addmm(self.weight.flatten(), mixture, self.experts)  # (B, |V|)
-        kernels = kernels.view(B * self.out_channels, *self.weight.shape[1:])
-        images_as_groups = x.reshape(1, B * C, H, W), kernels, None, self.stride, padding, self.dilation
-        z = F.conv2d(*images_as_groups, B * self.groups)  # (1, B * C_out, H', W')
-        return z.view(B, self.out_channels, *z.shape[2:])
+        experts, static = self._expert_kernels(), self.weight
+        innermost = self._channels_innermost(x)
+        if innermost:
+            experts, static = experts.permute(0, 1, 3, 4, 2), static.permute(0, 2, 3, 1)
+        kernels = torch.addmm(static.flatten(), mixture, experts.flatten(1))  # (B, |V|)
+        kernels = kernels.view(-1, *static.shape[1:])  # (B C_out, C_in / G, h, w), or h, w, C_in / G
+        if innermost:
+            kernels = kernels.permute(0, 3, 1, 2)
+        images, groups = _Beside.apply(x, innermost), len(x) * self.groups
+        z = F.conv2d(images, kernels, None, self.stride, padding, self.dilation, groups)
+        return _apart(z, len(x))  # (B, C_out, H', W')
+
+    def _channels_innermost(self, x: Tensor) -> bool:
+        """Whether the grouped convolution is faster with channels innermost in memory: on a CPU in bf16, for
+        narrow layers. 128 images of 32 x 32 with 16 channels take 4 ms forward and backward instead of 24;
+        128 of 8 x 8 with 64 channels take 6.8 ms instead of 5.5. In fp32 it is
+        slower as often as faster."""
+        bf16 = x.dtype is torch.bfloat16 or torch.is_autocast_enabled("cpu")
+        return x.is_cpu and bf16 and max(self.in_channels, self.out_channels) <= 32
 
     def _stacked(self, x: Tensor, mixture: Tensor, padding: int | tuple[int, ...] | str) -> Tensor:
         kernels = torch.cat((self.weight[None], self._expert_kernels()))  # (K + 1, C_out, C_in / G, h, w)
@@ -126,6 +139,31 @@ class DynamicAdditiveConv(nn.Conv2d):
             return self.computation == "grouped"
         positions = x[0, 0].numel() // prod(self.stride)
         return grouped_is_cheaper(self.weight[0].numel(), positions, len(self.experts))
+
+
+class _Beside(torch.autograd.Function):
+    """The images of a batch side by side, as groups of channels of one image: (B, C, H, W) -> (1, B C, H, W).
+
+    The gradient comes back in channels_last, as the images came: the layers before would otherwise work on
+    a mixture of layouts, which is several times as slow.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, innermost: bool) -> Tensor:
+        ctx.images = len(x)
+        if innermost:
+            return x.permute(2, 3, 0, 1).flatten(2).contiguous()[None].permute(0, 3, 1, 2)
+        return x.flatten(0, 1)[None]
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        return _apart(gradient, ctx.images), None
+
+
+def _apart(z: Tensor, images: int) -> Tensor:
+    """The inverse of ``_Beside``: (1, B C, H, W) -> (B, C, H, W), channels_last."""
+    z = z.permute(0, 2, 3, 1).squeeze(0).unflatten(2, (images, -1))  # (H, W, B, C)
+    return z.permute(2, 3, 0, 1).contiguous(memory_format=torch.channels_last)
 
 
 class ExpertAttention(nn.Module):

@@ -5,7 +5,14 @@ from torch import Tensor, nn
 
 from kdnb.errors import InputError
 from kdnb.networks import build
-from kdnb.networks.dynamic import DynamicAdditiveConv, convolutions, dynamic_copy, grouped_is_cheaper
+from kdnb.networks.dynamic import (
+    DynamicAdditiveConv,
+    _apart,
+    _Beside,
+    convolutions,
+    dynamic_copy,
+    grouped_is_cheaper,
+)
 
 CONVOLUTIONS = {
     "plain": {"kernel_size": 3, "padding": 1},
@@ -65,6 +72,40 @@ def test_both_computations_are_the_definition_gradients_included(kind, bias):
         found = result_and_gradients(dynamic, dynamic)
         for ours, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["plain", "strided", "in groups"])
+def test_grouped_images_come_and_go_in_channels_last(kind, dtype):
+    _, dynamic = make(kind, computation="grouped")
+    x = maps().detach().to(dtype, memory_format=torch.channels_last).requires_grad_()
+    arrived, inner = [], x * 1
+    inner.register_hook(arrived.append)
+    z = dynamic.to(dtype)._grouped(inner, torch.ones(3, 3, dtype=dtype), dynamic.padding)
+    assert z.is_contiguous(memory_format=torch.channels_last)
+    z.square().sum().backward()
+    assert arrived[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_the_order_in_memory_changes_no_value(kind, monkeypatch):
+    _, dynamic = make(kind, computation="grouped")
+    expected = result_and_gradients(dynamic, dynamic)
+    monkeypatch.setattr(DynamicAdditiveConv, "_channels_innermost", lambda self, x: True)
+    for ours, theirs in zip(result_and_gradients(dynamic, dynamic), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("innermost", [True, False])
+def test_images_beside_each_other_are_a_reshape_with_its_gradients(innermost):
+    x = maps()
+    beside = _Beside.apply(x, innermost)
+    assert torch.equal(beside, x.reshape(1, 12, 7, 9))
+    assert beside.is_contiguous(memory_format=torch.channels_last) == innermost
+    assert torch.equal(_apart(beside, 3), x)
+    small = x[:, :2, :3, :3].detach().requires_grad_()
+    assert torch.autograd.gradcheck(_Beside.apply, (small, innermost))
+    assert torch.autograd.gradgradcheck(lambda x: _Beside.apply(x, innermost).square(), small)
 
 
 def test_a_link_is_added():
