@@ -72,7 +72,8 @@ def train(
 ) -> Iterator[Epoch]:
     """Trains ``method`` in place and yields after every epoch; ``break`` stops early.
 
-    Everything is laid out channels last.
+    Everything is laid out channels last. Where torch has two threads for two cores, each keeps to one of
+    them while an epoch runs.
 
     Args:
         method: What is trained. It stays on the device it is brought to.
