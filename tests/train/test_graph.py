@@ -46,7 +46,7 @@ class Small(Method):
 
 
 class Replayed(graph.CudaGraphs):
-    """Captures nothing and runs the work at every replay: what a graph does, on a CPU."""
+    """Captures nothing and runs the work at every replay. Like a graph it overwrites one result."""
 
     def __init__(self) -> None:
         self.captures, self.replays, self.generators = 0, 0, []
@@ -58,10 +58,12 @@ class Replayed(graph.CudaGraphs):
     def capture(self, work, generators):
         self.captures += 1
         self.generators = generators
+        results = []
 
         def replay():
             self.replays += 1
-            return work()
+            results.append(work())
+            return results[0].copy_(results[-1])
 
         return replay
 
