@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from kdnb.errors import InputError
 from kdnb.networks import build
+from kdnb.networks import dynamic as networks_dynamic
 from kdnb.networks.dynamic import (
     DynamicAdditiveConv,
     _apart,
@@ -74,26 +75,39 @@ def test_both_computations_are_the_definition_gradients_included(kind, bias):
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("narrow", [0, 32])
 @pytest.mark.parametrize("kind", ["plain", "strided", "in groups"])
-def test_grouped_images_come_and_go_in_channels_last(kind, dtype):
+def test_grouped_images_in_bf16_come_and_go_in_channels_last(kind, narrow, monkeypatch):
+    monkeypatch.setattr(networks_dynamic, "NARROW", narrow)
     _, dynamic = make(kind, computation="grouped")
-    x = maps().detach().to(dtype, memory_format=torch.channels_last).requires_grad_()
+    x = maps().detach().to(torch.bfloat16, memory_format=torch.channels_last).requires_grad_()
     arrived, inner = [], x * 1
     inner.register_hook(arrived.append)
-    z = dynamic.to(dtype)._grouped(inner, torch.ones(3, 3, dtype=dtype), dynamic.padding)
+    z = dynamic.to(torch.bfloat16)._grouped(inner, torch.ones(3, 3, dtype=torch.bfloat16), dynamic.padding)
     assert z.is_contiguous(memory_format=torch.channels_last)
     z.square().sum().backward()
     assert arrived[0].is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("narrow", [0, 32])
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
-def test_the_order_in_memory_changes_no_value(kind, monkeypatch):
+def test_the_order_in_memory_changes_no_value(kind, narrow, monkeypatch):
+    """In float64, by the path that bf16 takes."""
     _, dynamic = make(kind, computation="grouped")
     expected = result_and_gradients(dynamic, dynamic)
-    monkeypatch.setattr(DynamicAdditiveConv, "_channels_innermost", lambda self, x: True)
+    monkeypatch.setattr(networks_dynamic, "NARROW", narrow)
+    monkeypatch.setattr(networks_dynamic, "_in_bf16_on_cpu", lambda x: True)
     for ours, theirs in zip(result_and_gradients(dynamic, dynamic), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_only_bf16_on_a_cpu_takes_the_other_order():
+    x = torch.zeros(2, 3)
+    assert not networks_dynamic._in_bf16_on_cpu(x)
+    assert networks_dynamic._in_bf16_on_cpu(x.bfloat16())
+    assert not networks_dynamic._in_bf16_on_cpu(x.bfloat16().to("meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert networks_dynamic._in_bf16_on_cpu(x)
 
 
 @pytest.mark.parametrize("innermost", [True, False])
