@@ -65,7 +65,14 @@ class Record:
 
 
 def read(folder: Path) -> Record:
-    """The record of a finished run. Raises InputError if there is none, or it is damaged."""
+    """The record of a finished run.
+
+    Args:
+        folder: Of the run.
+
+    Raises:
+        InputError: If there is none, or it is damaged.
+    """
     path = Path(folder) / "run.json"
     try:
         return Record(**json.loads(path.read_text()))
@@ -159,7 +166,14 @@ def compared(runs: pd.DataFrame, name: str, *, baseline: str) -> pd.DataFrame:
 
 
 def metrics_of(history: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """The metrics of a record, from the table of its epochs; those not evaluated are passed over."""
+    """The metrics of a record.
+
+    Args:
+        history: A row for every epoch. Those without an evaluation are passed over.
+
+    Returns:
+        For every learner the accuracies and epochs that ``Record.metrics`` describes.
+    """
     metrics = {}
     for column in history.columns[history.columns.str.startswith("test/")]:
         learner = column.removeprefix("test/")

@@ -28,7 +28,22 @@ def shapes_teacher() -> Path:
 
 
 def fresh_teacher(data: Dataset, network: str, *, epochs: int, images: int = 0, seed: int = 0) -> Network:
-    """A network trained on the labels of ``data``, or on ``images`` of them; on the CPU, as built."""
+    """A network that is trained on labels now.
+
+    Args:
+        data: What it learns from.
+
+        network: Name of the network.
+
+        epochs: Of training.
+
+        images: Training images that it sees, 0 for all.
+
+        seed: Of everything random.
+
+    Returns:
+        The network, on the CPU.
+    """
     method = LabelsOnly(build(network, classes=len(data.classes), seed=seed))
     shown = data.few(images, seed=seed) if images else data
     for _ in train(method, shown.train_batches(seed=seed), epochs=epochs, lr=0.1, seed=seed):
@@ -37,10 +52,21 @@ def fresh_teacher(data: Dataset, network: str, *, epochs: int, images: int = 0, 
 
 
 def teacher_for(data: Dataset, network: str, *, file: str = "", epochs: int, images: int = 0) -> Network:
-    """The teacher of a notebook: from ``file`` if given, shipped for shapes, else trained now.
+    """The teacher of a notebook: from a file if one is given, the shipped one for shapes, else trained now.
 
-    network, epochs and images say what is trained in the last case.
-    Raises InputError for a file that cannot be used, or whose classes are not those of ``data``.
+    Args:
+        data: What the student learns from.
+
+        network: Name of the network that is trained, if one is.
+
+        file: A network file or the folder of a finished run; empty for none.
+
+        epochs: Of training, if one is trained.
+
+        images: Training images that it then sees, 0 for all.
+
+    Raises:
+        InputError: For a file that cannot be used, or whose classes are not those of ``data``.
     """
     if not file and data.name != "shapes":
         return fresh_teacher(data, network, epochs=epochs, images=images)

@@ -1,4 +1,4 @@
-"""What a training step costs in arithmetic and memory: counted on a copy, the same on every machine."""
+"""What a training step costs in arithmetic and memory. It is counted on a copy, alike on every machine."""
 
 import copy
 
@@ -14,7 +14,13 @@ CONVOLUTION_BACKWARD = torch.ops.aten.convolution_backward
 
 
 def step_operations(method: Method, batch: Batch) -> int:
-    """Floating-point operations of one forward and backward pass."""
+    """Floating-point operations of one forward and backward pass.
+
+    Args:
+        method: It is copied, and left as it is.
+
+        batch: What the pass sees.
+    """
     copied = copy.deepcopy(method).train()
     counter = FlopCounterMode(display=False, custom_mapping={CONVOLUTION_BACKWARD: _convolution_backward})
     with torch.random.fork_rng(devices=[]), counter:
@@ -23,9 +29,17 @@ def step_operations(method: Method, batch: Batch) -> int:
 
 
 def step_memory(method: Method, batch: Batch) -> int:
-    """Bytes held as the forward pass of one step ends: weights and buffers, a gradient and a momentum of
-    each weight that learns, and all that the backward pass will need. In the numbers' own precision;
-    what a convolution needs for itself while it runs is left out."""
+    """Bytes that are held when the forward pass of one step ends.
+
+    These are weights and buffers, a gradient and a momentum of each weight that learns, and everything that
+    the backward pass will need, in the numbers' own precision. What a convolution needs for itself while it
+    runs is left out.
+
+    Args:
+        method: It is copied, and left as it is.
+
+        batch: What the pass sees.
+    """
     copied = copy.deepcopy(method).train()
     kept = {}
 

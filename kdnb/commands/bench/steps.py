@@ -1,4 +1,4 @@
-"""How fast this machine trains: ratios measured in one run, not times to be remembered.
+"""How fast this machine trains, as ratios that are measured in one run.
 
 Rounds of the compared variants alternate, so that a machine whose speed drifts slows all of them.
 """
@@ -9,16 +9,14 @@ from functools import partial
 from statistics import median
 
 import pandas as pd
-import torch
 from torch import nn
 
 from kdnb.commands.bench.step_cost import step_memory, step_operations
-from kdnb.commands.bench.timing import exhaust, matmul_rate, noise, plain_steps, seconds
+from kdnb.commands.bench.timing import assembled, exhaust, matmul_rate, noise, plain_steps, seconds
 from kdnb.datasets import Batches
 from kdnb.method import Method
-from kdnb.methods import DDNN, ECD, METHODS, LabelsOnly
+from kdnb.methods import LabelsOnly
 from kdnb.networks import build, cost
-from kdnb.seeds import derived_seed
 from kdnb.train import evaluate, train
 
 NETWORKS = ("resnet8", "resnet20", "resnet8x4")
@@ -34,12 +32,24 @@ def training_steps(
     rounds: int = 5,
     device: str = "auto",
 ) -> Iterator[dict[str, float | str]]:
-    """One row a network, of medians over ``rounds`` alternating rounds of ``steps`` steps each:
+    """Times training steps of single networks beside plain fp32 ones.
 
-    ms: one step of ``train`` at ``auto`` precision, data loading included. fp32_ms: the same step
-    in plain eager fp32, contiguous, without Fabric. ratio: fp32_ms / ms, with the smallest and
-    largest of the rounds. matmul_share: of the rate at which the machine multiplies large matrices
-    in the precision of ``auto``. loading_share: of making the batches.
+    Args:
+        networks: Names of the networks.
+
+        batch_size: Images in a batch.
+
+        steps: Training steps in a round.
+
+        rounds: Rounds; the values are medians over them.
+
+        device: As for ``train``.
+
+    Yields:
+        A row for every network. ms: one step of ``train`` at ``auto`` precision, data loading included.
+        fp32_ms: the same step in plain eager fp32, contiguous, without Fabric. ratio: fp32_ms / ms, with
+        the smallest and the largest of the rounds. matmul_share: of the rate at which the machine
+        multiplies large matrices in the precision of ``auto``. loading_share: of making the batches.
     """
     batches = noise(batch_size * steps, batch_size)
     for name in networks:
@@ -69,17 +79,33 @@ def distillation_steps(
     rounds: int = 5,
     device: str = "auto",
 ) -> Iterator[dict[str, float | str]]:
-    """One row a method that distils ``teacher`` into ``student``, of medians as in training_steps:
+    """Times training steps of methods with one student and one teacher.
 
-    ms: one step at ``auto`` precision. fp32_ms: the student's own step with labels alone in plain
-    eager fp32, contiguous. multiple: ms / fp32_ms, with the smallest and largest of the rounds.
-    over_parts: ms over the student's own step plus the teacher's forward pass, both at ``auto``.
-    memory: step_memory over that of the student with labels alone. matmul_share: of the rate of large
-    matrix products.
+    Args:
+        methods: Names of the methods.
+
+        student: Name of the student.
+
+        teacher: Name of the teacher.
+
+        batch_size: Images in a batch.
+
+        steps: Training steps in a round.
+
+        rounds: Rounds; the values are medians over them.
+
+        device: As for ``train``.
+
+    Yields:
+        A row for every method. ms: one step at ``auto`` precision. fp32_ms: the student's own step with
+        labels alone in plain eager fp32, contiguous. multiple: ms / fp32_ms, with the smallest and the
+        largest of the rounds. over_parts: ms over the student's own step plus the teacher's forward pass,
+        both at ``auto``. memory: step_memory over that of the student with labels alone. matmul_share: of
+        the rate of large matrix products.
     """
     batches = noise(batch_size * steps, batch_size)
     for name in methods:
-        method = _distillation(name, student, teacher, batch_size)
+        method = assembled(name, batches, student=student, teacher=teacher)
         taught = partial(evaluate, method.teacher, batches)
         how = {"steps": steps, "rounds": rounds, "device": device}
         yield _timed(name, method, [build(student, classes=100)], batches, taught=taught, **how)
@@ -94,15 +120,31 @@ def group_steps(
     rounds: int = 5,
     device: str = "auto",
 ) -> Iterator[dict[str, float | str]]:
-    """One row a method in which several of ``network`` learn together, two students and their leader
-    where there is one. As in distillation_steps, but over_parts is ms over that many steps of one
-    network alone at ``auto``."""
+    """Times training steps of methods in which several networks learn together.
+
+    There are two students, and a leader where the method has one.
+
+    Args:
+        methods: Names of the methods.
+
+        network: Name of the network that every learner is.
+
+        batch_size: Images in a batch.
+
+        steps: Training steps in a round.
+
+        rounds: Rounds; the values are medians over them.
+
+        device: As for ``train``.
+
+    Yields:
+        A row for every method, as of ``distillation_steps``. over_parts is ms over as many steps of one
+        network alone at ``auto`` as there are learners.
+    """
     batches = noise(batch_size * steps, batch_size)
     how = {"steps": steps, "rounds": rounds, "device": device}
     for name in methods:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed("bench"))
-            method = METHODS[name](lambda number: build(network, classes=100, seed=number), students=2)
+        method = assembled(name, batches, student=network, students=2)
         copies = len(method.students) + (method.leadership != "none")
         yield _timed(name, method, [build(network, classes=100)], batches, copies=copies, **how)
 
@@ -117,18 +159,33 @@ def joint_steps(
     rounds: int = 5,
     device: str = "auto",
 ) -> Iterator[dict[str, float | str]]:
-    """One row a method that trains several networks as one: ECD of ``student``, and DDNN of ``deep`` with
-    private and with shared batch norm. As in distillation_steps, but over_parts is ms over the sum of
-    the steps of its networks, each alone at ``auto``: student and dynamic teacher, or a network of every
-    depth."""
+    """Times training steps of ECD, and of DDNN with private and with shared batch norm.
+
+    Args:
+        student: Name of ECD's student.
+
+        deep: Name of DDNN's full network.
+
+        depths: Layers of DDNN's sub-nets, from deep to shallow.
+
+        batch_size: Images in a batch.
+
+        steps: Training steps in a round.
+
+        rounds: Rounds; the values are medians over them.
+
+        device: As for ``train``.
+
+    Yields:
+        A row for every method, as of ``distillation_steps``. over_parts is ms over the sum of the steps of
+        its networks, each alone at ``auto``: student and dynamic teacher, or a network of every depth.
+    """
     batches = noise(batch_size * steps, batch_size)
     how = {"steps": steps, "rounds": rounds, "device": device}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed("bench"))
-        grown = ECD(build(student, classes=100))
+    grown = assembled("ecd", batches, student=student)
     yield _timed("ecd", grown, [build(student, classes=100), copy.deepcopy(grown.teacher)], batches, **how)
     for batch_norm in ("private", "shared"):
-        nested = DDNN(build(deep, classes=100), depths=depths, batch_norm=batch_norm)
+        nested = assembled("ddnn", batches, student=deep, depths=depths, batch_norm=batch_norm)
         alone = [nested.net.export(depth) for depth in nested.net.depths]
         yield _timed(f"ddnn, {batch_norm}", nested, alone, batches, **how)
 
@@ -145,8 +202,11 @@ def _timed(
     rounds: int,
     device: str,
 ) -> dict[str, float | str]:
-    """One row: steps of ``method`` beside those of the networks that it is made of, each ``alone`` with
-    labels and ``copies`` times, and what is ``taught``. The first network is also timed in plain fp32."""
+    """One row: steps of ``method`` beside those of the networks that it is made of.
+
+    Each network of ``alone`` trains with labels and counts ``copies`` times. ``taught`` is what a teacher
+    adds. The first network is also timed in plain fp32.
+    """
     batch = next(iter(batches))
     operations = step_operations(method, batch)
     memory = step_memory(method, batch) / step_memory(LabelsOnly(alone[0]), batch)
@@ -172,15 +232,6 @@ def _timed(
     others = times.get("taught", [0.0] * rounds)
     parts = [copies * sum(own) + other for *own, other in zip(*each, others, strict=True)]
     return _method_row(name, times, parts, operations) | {"memory": memory}
-
-
-def _distillation(name: str, student: str, teacher: str, batch_size: int) -> Method:
-    parts = [build(student, classes=100), build(teacher, classes=100)]
-    if METHODS[name].fixed_batch:
-        parts.append(batch_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed("bench"))
-        return METHODS[name](*parts)
 
 
 def _method_row(
@@ -216,7 +267,11 @@ def _row(name: str, times: dict[str, list[float]], operations: int) -> dict[str,
 
 
 def table(rows: list[dict[str, float | str]]) -> str:
-    """The rows as text, named by their first column, shares in percent."""
+    """Rows as text, named by their first column, shares in percent.
+
+    Args:
+        rows: All with the same columns. A column that ends in ``_share`` is a share of 1.
+    """
     frame = pd.DataFrame(rows).set_index(next(iter(rows[0])))
     shares = [column for column in frame.columns if column.endswith("_share")]
     frame[shares] *= 100
