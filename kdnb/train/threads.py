@@ -1,13 +1,18 @@
 """The threads that torch computes with, each on a core of its own while a network learns or is evaluated.
 
-torch divides most operations among the threads of an OpenMP team and waits for the slowest of them after
-each one, about a thousand times a second. Threads that wait spin: they keep their core busy until the last
-one is there. Beside another busy process the system often places both threads of a team of two on one
-core. There they take turns of milliseconds, and one spins through its turn while the other has work to do.
-A step then costs five to a hundred times a quiet one. ``OMP_WAIT_POLICY=passive`` does not help, because
-the convolutions of oneDNN have barriers of their own that always spin. On a core of its own a thread shares
-with the busy process at worst, and a step costs two to three times a quiet one. The number of threads, and
-with it the bits of the result, does not depend on the load.
+torch divides most operations among the threads of an OpenMP team, and each operation ends when the slowest
+of them is done. Threads that wait spin: they keep their core busy. Beside another busy process the system
+often places both threads of a team of two on one core. There they take turns of milliseconds, and one spins
+through its turn while the other has work to do. An epoch was seen to take four to seventy times as long as
+a quiet one. ``OMP_WAIT_POLICY=passive`` does not help, because the convolutions of oneDNN have barriers of
+their own that always spin.
+
+When each thread has a core of its own, one of them shares it with the busy process. A step then costs a
+little over two times a quiet one. It costs a little over three times where the busy process belongs to
+another login session and Linux gives each session an equal share. The number of threads does not depend on
+the load, and neither do the bits of the result.
+
+Two trainings side by side on the same two cores are not helped: each still waits for two cores at once.
 """
 
 import ctypes
