@@ -122,7 +122,7 @@ def _canonical(name: str, value: object, kind: object) -> Option:
             return kind(value)
     elif kind in (bool, str, NoneType) and isinstance(value, kind):
         return value
-    raise InputError(f"{name} is a {_named(kind)}, found {value!r}.")
+    raise InputError(f"{name} is {_named(kind)}, found {value!r}.")
 
 
 def _read(name: str, word: str, kind: object, separator: str = ",") -> Option:
@@ -137,7 +137,7 @@ def _read(name: str, word: str, kind: object, separator: str = ",") -> Option:
     try:
         value = known[kind][word.lower()] if kind in known else kind(word)
     except (ValueError, KeyError):
-        raise InputError(f"{name} is a {_named(kind)}, found {word!r}.") from None
+        raise InputError(f"{name} is {_named(kind)}, found {word!r}.") from None
     return _canonical(name, value, kind) if kind in (int, float) else value
 
 
@@ -148,7 +148,7 @@ def _first(name: str, value: object, kind: object, convert: object) -> Option:
             return convert(name, value, member)
         except InputError:
             continue
-    raise InputError(f"{name} is a {_named(kind)}, found {value!r}.")
+    raise InputError(f"{name} is {_named(kind)}, found {value!r}.")
 
 
 def _finite(value: float) -> bool:
@@ -163,11 +163,13 @@ def _is_union(kind: object) -> bool:
 
 
 def _named(kind: object) -> str:
-    """A kind in words."""
+    """A kind in words: "an int", "a tuple of int"."""
     if _is_union(kind):
-        return " or a ".join(map(_named, get_args(kind)))
+        return " or ".join(map(_named, get_args(kind)))
     if get_origin(kind) is tuple:
-        return f"tuple of {_named(get_args(kind)[0])}"
+        return f"a tuple of {_named(get_args(kind)[0]).removeprefix('an ').removeprefix('a ')}"
     if get_origin(kind) is Literal:
-        return "word (" + ", ".join(get_args(kind)) + ")"
-    return kind.__name__
+        return "one of " + ", ".join(get_args(kind))
+    if kind is NoneType:
+        return "none"
+    return "an int" if kind is int else f"a {kind.__name__}"

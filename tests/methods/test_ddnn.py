@@ -272,7 +272,7 @@ def test_export_is_the_full_net_as_a_plain_network(batch):
 
 @pytest.mark.parametrize("words", ["", "14;8", "14,", "a", "2-2-"])
 def test_depths_that_are_no_numbers_are_refused(words):
-    with pytest.raises(InputError, match="depths is a int or a tuple of int, found"):
+    with pytest.raises(InputError, match="depths is an int or a tuple of int, found"):
         with_options(Spec("ddnn"), [f"depths={words}"])
 
 

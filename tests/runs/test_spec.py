@@ -184,11 +184,11 @@ class TestOptions:
         ("word", "message"),
         [
             ("weight=heavy", "weight is a float, found 'heavy'"),
-            ("layers=2.5", "layers is a int, found '2.5'"),
+            ("layers=2.5", "layers is an int, found '2.5'"),
             ("weight=nan", "weight must be a finite number, found nan"),
             ("weight=1e999", "weight must be a finite number, found inf"),
             ("deep=1", "deep is a bool, found '1'"),
-            ("layers=", "layers is a int, found ''"),
+            ("layers=", "layers is an int, found ''"),
             ("weight", "given as name=value, found 'weight'"),
             ("", "given as name=value, found ''"),
             ("wieght=2", "Unknown option of sixth 'wieght'. Did you mean 'weight'?"),
@@ -241,11 +241,11 @@ def test_one_run_has_one_digest(method, options, same):
         ("kd", {"temperature": True}, "temperature is a float, found True"),
         ("kd", {"temperature": float("nan")}, "temperature must be a finite number, found nan"),
         ("kd", {"temperature": 10**400}, "temperature must be a finite number"),
-        ("ffsd", {"students": 2.5}, "students is a int, found 2.5"),
+        ("ffsd", {"students": 2.5}, "students is an int, found 2.5"),
         ("ffsd", {"diversity": 1}, "diversity is a str, found 1"),
         ("ecd", {"detached_links": 1}, "detached_links is a bool, found 1"),
         ("ddnn", {"depths": 14}, "depths is a tuple of int or a tuple of int, found 14"),
-        ("ddnn", {"depths": (14, "a")}, "depths is a int or a tuple of int, found 'a'"),
+        ("ddnn", {"depths": (14, "a")}, "depths is an int or a tuple of int, found 'a'"),
     ],
 )
 def test_options_of_the_wrong_type_are_refused_in_python_too(method, options, message):

@@ -130,6 +130,8 @@ class ECD(Method):
             student, experts=experts, temperature=attention_temperature, computation=computation
         )
         self.paths = tuple(convolutions(student))
+        if len(links) == 1 and not isinstance(links, str):
+            links = links[0]
         if isinstance(links, str):
             require_choice("links", links, [*LINKS, *_parents(self.paths)])
             links = links if links in LINKS else (links,)

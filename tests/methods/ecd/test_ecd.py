@@ -391,6 +391,7 @@ def test_the_ambient_seed_decides_and_looking_leaves_no_trace(batch):
         ({"attention_temperature": 0.0}, "attention's temperature must be"),
         ({"temperature": 0.0}, "temperature must be a finite number above 0"),
         ({"links": "lst"}, "Did you mean 'last'"),
+        ({"links": ("lst",)}, "Did you mean 'last'"),  # as the command line reads it
         ({"links": ("stem", "stages.3")}, r"Unknown links 'stages\.3'. Did you mean 'stages"),
         ({"links": ("stem", "all")}, "Unknown links 'all'"),
         ({"links": ""}, "Unknown links ''"),
