@@ -50,8 +50,9 @@ def busy_steps(
     for neighbour, apart in (("same session", False), ("own session", True)):
         quiet = {work: [] for work in (own, free)}
         busy = {work: [] for work in (own, free)}
-        for _ in range(rounds):
-            for work in (own, free):
+        for number in range(rounds):
+            # Each is the first in turn: what comes after a busy process is a little slower.
+            for work in (own, free) if number % 2 else (free, own):
                 quiet[work].append(seconds(work) / steps)
             for work in (own, free):
                 with _busy_process(apart=apart):
