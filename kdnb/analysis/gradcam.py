@@ -68,6 +68,16 @@ class _ProbedNetwork(nn.Module):
 
         Operations in place that follow the layer, such as torchvision's ReLUs or ``out += identity``, then
         cannot change the map that is explained.
+
+        Args:
+            module: The layer. Not used.
+
+            inputs: What the layer reads. Not used.
+
+            output: What the layer gives, which must be a map (B, C, H, W).
+
+        Returns:
+            The map that the rest of the network reads.
         """
         if not isinstance(output, Tensor) or output.ndim != 4:
             raise InputError(f"Grad-CAM needs a layer whose output is (B, C, h, w), found {_kind(output)}.")

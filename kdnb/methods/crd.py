@@ -149,6 +149,13 @@ class CRD(Distillation):
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
         """Refuses, because images and labels are not enough for CRD.
 
+        Args:
+            images: Images (B, 3, H, W).
+
+            labels: Their classes (B,).
+
+            epoch: Not used.
+
         Raises:
             InputError: Always. The message says what to call instead.
         """

@@ -161,10 +161,22 @@ def feature_matching_loss(connected: Tensor, embedding: Tensor) -> Tensor:
 
 
 def softmax_regression_loss(connected: Tensor, head: nn.Linear, teacher_logits: Tensor) -> Tensor:
-    """Mean squared difference of the logits (B, K) that the teacher's head gives to the student's
-    connected features (B, D) and to its own, over samples and classes: a scalar; L_SR.
+    """The softmax regression loss L_SR.
 
-    Differs: a mean over the K classes, as in the authors' code, where the paper has a squared norm.
+    The teacher's head judges the student's connected features. Its logits should be the teacher's own.
+
+    Args:
+        connected: The student's features in the teacher's space (B, D).
+
+        head: The teacher's classifier, from D numbers to K logits.
+
+        teacher_logits: The logits of the teacher (B, K).
+
+    Returns:
+        The mean squared difference of the logits over samples and classes, a scalar.
+
+    Differs:
+        The paper has a squared norm. The mean over the K classes is that of the authors' code.
     """
     return mean_squared_error(head(connected), teacher_logits)
 

@@ -6,9 +6,7 @@ from statistics import median
 
 import torch
 
-from kdnb.commands.bench.timing import noise, seconds
-from kdnb.methods import CRD, KD
-from kdnb.networks import build
+from kdnb.commands.bench.timing import assembled, noise, seconds
 from kdnb.seeds import derived_seed
 from kdnb.train import train
 
@@ -51,12 +49,9 @@ def contrast_steps(
     generator = torch.Generator().manual_seed(derived_seed("bench"))
     labels = torch.randint(0, 100, (images,), generator=generator)
     labels[: len(batches.labels)] = batches.labels
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed("bench"))
-        crd, kd = (
-            make(build(student, classes=100), build(teacher, classes=100))
-            for make in (partial(CRD, labels=labels, negatives=negatives), KD)
-        )
+    networks = {"student": student, "teacher": teacher}
+    crd = assembled("crd", batches, labels=labels, negatives=negatives, **networks)
+    kd = assembled("kd", batches, **networks)
     runs = [train(method, batches, epochs=rounds + 1, lr=0.001, device=device) for method in (crd, kd)]
     for run in runs:
         next(run)

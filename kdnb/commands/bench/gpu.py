@@ -9,12 +9,10 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from kdnb.commands.bench.timing import noise, seconds
+from kdnb.commands.bench.timing import assembled, noise, seconds
+from kdnb.datasets import Batches
 from kdnb.errors import InputError
 from kdnb.method import Method
-from kdnb.methods import FFSD, LabelsOnly, SemCKD
-from kdnb.networks import build
-from kdnb.seeds import derived_seed
 from kdnb.train import train
 
 CIFAR = 50_000  # images in an epoch
@@ -107,7 +105,7 @@ def _measure(
     """Of the third epoch the time, of the fourth the kernels: the profiler slows Python, not the GPU."""
     batches = replace(noise(images, batch_size), drop_last=True)
     options = {"epochs": 4, "lr": 0.001, "device": "cuda", "graph": graph, "compile": compile}
-    running = train(_method(case, batch_size), batches, **options)
+    running = train(_method(case, batches), batches, **options)
     for _ in range(2):  # compiles, and fills the allocator's memory
         next(running)
     taken = seconds(partial(next, running))
@@ -117,11 +115,10 @@ def _measure(
     return Measured(taken, busy_seconds((span.start, span.end) for span in kernels), len(batches))
 
 
-def _method(case: str, batch_size: int) -> Method:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed("bench"))
-        if case == "semckd":
-            return SemCKD(build("resnet8x4", classes=100), build("resnet32x4", classes=100), batch_size)
-        if case == "ffsd":
-            return FFSD(lambda number: build("resnet32", classes=100, seed=number))
-        return LabelsOnly(build(case, classes=100))
+def _method(case: str, batches: Batches) -> Method:
+    """The method of a case; any other case is a network that learns from labels alone."""
+    if case == "semckd":
+        return assembled("semckd", batches, student="resnet8x4", teacher="resnet32x4")
+    if case == "ffsd":
+        return assembled("ffsd", batches, student="resnet32")
+    return assembled("labels-only", batches, student=case)

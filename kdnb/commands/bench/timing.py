@@ -6,7 +6,7 @@ from time import perf_counter
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from kdnb.datasets import Augmentation, Batches
 from kdnb.method import Method, Parts
@@ -49,7 +49,15 @@ def noise(count: int, batch_size: int) -> Batches:
     return Batches(images, labels, batch_size, mean, std, True, augmentation)
 
 
-def assembled(name: str, batches: Batches, *, student: str, teacher: str = "", **options: Option) -> Method:
+def assembled(
+    name: str,
+    batches: Batches,
+    *,
+    student: str,
+    teacher: str = "",
+    labels: Tensor | None = None,
+    **options: Option,
+) -> Method:
     """A method with fresh networks for 100 classes.
 
     Args:
@@ -61,14 +69,17 @@ def assembled(name: str, batches: Batches, *, student: str, teacher: str = "", *
 
         teacher: Name of the teacher's network, where the method has one.
 
+        labels: Classes of all images that are trained on (N,); None where ``batches`` has them all.
+
         options: Keyword arguments of the method.
     """
+    labels = batches.labels if labels is None else labels
     parts = Parts(
         network=lambda number: build(student, classes=100, seed=number),
         load_teacher=lambda: build(teacher, classes=100),
         batch_size=batches.batch_size,
-        labels=batches.labels,
-        indices=torch.arange(len(batches.labels)),
+        labels=labels,
+        indices=torch.arange(len(labels)),
         held_out=batches,
     )
     with torch.random.fork_rng(devices=[]):
