@@ -119,7 +119,7 @@ def attention_map(maps: Tensor, *, power: float = 2.0) -> Tensor:
         raise InputError(f"power must be a finite number, 1 or more, found {power!r}; papers use 2.")
     maps = at_least_float32(maps)
     strength = maps.square() if power == 2 else maps.abs().pow(power)  # equal bits, half the passes
-    return strength.mean(1)
+    return strength.sum(1) / strength.shape[1]
 
 
 def unit_vectors(x: Tensor) -> Tensor:

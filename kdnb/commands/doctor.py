@@ -176,6 +176,7 @@ def threads_check(probe: dict) -> Check:
     if probe["own_cores"]:
         cores = " and ".join(map(str, probe["own_cores"]))
         found = f"{probe['threads']}, on cores {cores}, one to a core while a network learns"
+        found += "; trainings side by side take turns"
     elif probe["threads"] == 1:
         found = "1, on any core"
     else:

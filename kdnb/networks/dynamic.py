@@ -210,7 +210,8 @@ class ExpertAttention(nn.Module):
         Returns:
             The weights, (B, K). Each row sums to 1.
         """
-        return (self.layers(x.mean((2, 3))) / temperature).softmax(1)
+        mean = x.sum((2, 3)) / x[0, 0].numel()
+        return (self.layers(mean) / temperature).softmax(1)
 
 
 def grouped_is_cheaper(filter_size: int, positions: int, experts: int) -> bool:

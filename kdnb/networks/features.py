@@ -112,7 +112,7 @@ def ended(stem: Tensor, maps: Iterable[Tensor], head: nn.Linear, last: nn.Module
     """
     maps = tuple(maps)
     final = maps[-1] if last is None else last(maps[-1])
-    embedding = final.mean((2, 3))  # (B, D)
+    embedding = final.sum((2, 3)) / final[0, 0].numel()  # (B, D)
     return Features(stem, maps, embedding, head(embedding), final)
 
 

@@ -97,7 +97,8 @@ def train(
 
     Everything is laid out channels last. On a GPU no step waits for the host: the loss terms are read every
     50 steps, SGD and Adam take their step in one kernel a parameter group, and their learning rate lies on
-    the device. Where torch has two threads for two cores, each keeps to one of them while an epoch runs.
+    the device. Where torch has two threads for two cores, each keeps to one of them while an epoch runs,
+    and trainings side by side take turns.
 
     Args:
         method: What is trained. It stays on the device it is brought to.

@@ -12,7 +12,8 @@ little over two times a quiet one. It costs a little over three times where the 
 another login session and Linux gives each session an equal share. The number of threads does not depend on
 the load, and neither do the bits of the result.
 
-Two trainings side by side on the same two cores are not helped: each still waits for two cores at once.
+Two trainings side by side on the same two cores are not helped by that, since each still waits for two cores
+at once. They take turns: see ``kdnb.train.turns``.
 """
 
 import ctypes
@@ -21,9 +22,12 @@ import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import TypeVar
 
 import torch
+
+from kdnb.train.turns import in_turns, meeting_place
 
 T = TypeVar("T")
 
@@ -49,9 +53,10 @@ def on_own_cores(batches: Iterable[T], device: torch.device) -> Iterator[T]:
     """
     batches = iter(batches)
     for first in batches:
-        with _held(core_of_each_thread() if device.type == "cpu" else {}):
-            yield first
-            yield from batches
+        cores = core_of_each_thread() if device.type == "cpu" else {}
+        rest = chain((first,), batches)
+        with _held(cores):
+            yield from in_turns(rest, meeting_place()) if cores else rest
 
 
 def core_of_each_thread() -> dict[int, int]:

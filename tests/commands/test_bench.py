@@ -106,9 +106,9 @@ def test_a_group_is_timed_against_one_of_its_networks():
     check_rows(rows, [2, 3])
 
 
-def test_a_busy_neighbour_of_either_kind_has_a_row():
+def test_a_neighbour_of_each_kind_has_a_row():
     rows = list(busy_steps(batch_size=2, steps=1, rounds=1))
-    assert [row.pop("neighbour") for row in rows] == ["same session", "own session"]
+    assert [row.pop("neighbour") for row in rows] == ["same session", "own session", "training"]
     for row in rows:
         assert all(isfinite(number) and number > 0 for number in row.values())
         assert row["multiple_low"] <= row["multiple"] <= row["multiple_high"]

@@ -1,5 +1,6 @@
 """What a training step costs on the CPU beside another process that is always busy."""
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +18,12 @@ from kdnb.train.hardware import use_bf16
 from kdnb.train.threads import on_own_cores
 
 _BUSY = "print(flush=True)\nwhile True: pass"
+_TRAINS = "from kdnb.commands.bench.busy import train_without_end as run; run({network!r}, {batch_size})"
 CPU = torch.device("cpu")
 
 
 def busy_steps(
-    *, network: str = "resnet8", batch_size: int = 64, steps: int = 4, rounds: int = 5
+    *, network: str = "resnet8", batch_size: int = 64, steps: int = 12, rounds: int = 5
 ) -> Iterator[dict[str, float | str]]:
     """Times training steps on the CPU, alone and beside a busy process, with and without own cores.
 
@@ -30,14 +32,15 @@ def busy_steps(
 
         batch_size: Images a step.
 
-        steps: Steps that are timed together.
+        steps: Steps that are timed together: they take several turns beside another training.
 
         rounds: How often each of the four is timed, in turn.
 
     Yields:
         One row for each neighbour, of medians over the rounds. neighbour: A busy process of this login
         session, or of a session of its own, as another notebook is; Linux then often gives each session
-        an equal share, however many threads it has. quiet_ms: One step with no neighbour, each thread on
+        an equal share, however many threads it has. The third neighbour is the same training in a session
+        of its own. quiet_ms: One step with no neighbour, each thread on
         a core of its own, as in ``train``. multiple: A step beside the neighbour over a quiet one, with
         the smallest and largest of the rounds. free_quiet_ms and free_multiple: The same where the system
         places the threads.
@@ -47,7 +50,12 @@ def busy_steps(
     own = partial(_steps, net, lambda: on_own_cores(batches, CPU))
     free = partial(_steps, net, lambda: batches)
     own()
-    for neighbour, apart in (("same session", False), ("own session", True)):
+    trains = _TRAINS.format(network=network, batch_size=batch_size)
+    for neighbour, code, apart in (
+        ("same session", _BUSY, False),
+        ("own session", _BUSY, True),
+        ("training", trains, True),
+    ):
         quiet = {work: [] for work in (own, free)}
         busy = {work: [] for work in (own, free)}
         for number in range(rounds):
@@ -55,7 +63,7 @@ def busy_steps(
             for work in (own, free) if number % 2 else (free, own):
                 quiet[work].append(seconds(work) / steps)
             for work in (own, free):
-                with _busy_process(apart=apart):
+                with _busy_process(code, apart=apart):
                     busy[work].append(seconds(work) / steps)
         multiples = [with_it / median(quiet[own]) for with_it in busy[own]]
         yield {
@@ -81,10 +89,25 @@ def _steps(net: nn.Module, batches: Callable[[], Iterable]) -> None:
         optimizer.step()
 
 
+def train_without_end(network: str, batch_size: int) -> None:
+    """Training steps until the process is killed. A line is printed when they begin.
+
+    Args:
+        network: Name of the network.
+
+        batch_size: Images a step.
+    """
+    batches = list(noise(batch_size * 4, batch_size))
+    net = build(network, classes=100).to(memory_format=torch.channels_last)
+    _steps(net, lambda: batches)
+    print(flush=True)
+    _steps(net, lambda: on_own_cores(itertools.cycle(batches), CPU))
+
+
 @contextmanager
-def _busy_process(*, apart: bool) -> Iterator[None]:
-    """A process that computes without end while the block runs, in a session of its own if ``apart``."""
-    command = [sys.executable, "-c", _BUSY]
+def _busy_process(code: str, *, apart: bool) -> Iterator[None]:
+    """A process that runs endless code while the block runs, in a session of its own if ``apart``."""
+    command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=apart) as process:
         try:
             process.stdout.readline()  # it is at work
