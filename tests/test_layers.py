@@ -24,15 +24,26 @@ ALLOWED = {
     "methods": {"methods.families", "functional", "method", "networks", "taps", "datasets"},
     "train": {"method", "functional", "datasets"},
     "runs": {"analysis", "datasets", "functional", "method", "methods", "networks", "train"},
-    "studies": {"analysis", "datasets", "functional", "methods", "methods.families", "networks", "runs"},
+    "studies": {
+        "analysis",
+        "datasets",
+        "functional",
+        "method",
+        "methods",
+        "methods.families",
+        "networks",
+        "runs",
+        "train",
+        "viz",
+    },
     "testing": {"datasets", "method"},
     "exercises": {"analysis", "functional", "methods", "networks", "taps"},
     "headless": set(),
     "commands.bench": {"datasets", "functional", "method", "methods", "networks", "runs", "train"},
-    "commands": {"commands.bench", "datasets", "headless", "methods", "networks", "runs", "train"},
+    "commands": {"commands.bench", "datasets", "headless", "methods", "networks", "runs", "studies", "train"},
 }
 GROUND = {"errors", "files", "paths", "seeds"}
-NOT_AT_IMPORT = {"IPython", "ipywidgets", "papermill"}
+NOT_AT_IMPORT = {"IPython", "ipywidgets", "papermill", "dask", "distributed"}
 LINES = 50  # of a function, its docstring left out
 LONGER: dict[str, str] = {}  # functions that are longer, each with its reason
 

@@ -14,7 +14,7 @@ from kdnb.analysis.links import link_agreement, link_norms, link_share
 from kdnb.analysis.maps import centre_maps, edge_maps, normalised, uniform_maps
 from kdnb.analysis.scores import iou_at_equal_area, map_scores, mass_inside, pointing_game
 from kdnb.analysis.similarity import attention_cosine, cka_matrix, linear_cka, pairs_by_stage, raw_cosine
-from kdnb.analysis.statistics import Interval, paired_difference
+from kdnb.analysis.statistics import Interval, holm, paired_difference
 
 __all__ = [
     "Interval",
@@ -27,6 +27,7 @@ __all__ = [
     "class_similarity",
     "edge_maps",
     "grad_cam",
+    "holm",
     "iou_at_equal_area",
     "linear_cka",
     "link_agreement",

@@ -1,4 +1,4 @@
-"""The command line: ``kdnb run | train | list | doctor | lab | bench``.
+"""The command line: ``kdnb run | train | study | list | doctor | lab | bench``.
 
 Bad input ends the program with one line on standard error and exit code 2. A traceback is always a bug of
 this package.
@@ -14,6 +14,7 @@ import click
 
 from kdnb import __version__
 from kdnb.commands.bench import bench
+from kdnb.commands.study import study
 from kdnb.commands.train import train
 from kdnb.errors import InputError, require_choice
 
@@ -224,6 +225,7 @@ def lab(arguments: tuple[str, ...]) -> None:
 
 
 main.add_command(train)
+main.add_command(study)
 main.add_command(bench)
 
 

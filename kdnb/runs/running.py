@@ -39,6 +39,7 @@ def run(
     resume: bool = False,
     again: bool = False,
     data_root: Path | None = None,
+    data: Dataset | None = None,
     evaluate_every: int = 1,
     report: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> Record:
@@ -57,6 +58,8 @@ def run(
         again: Whether a finished or interrupted run is replaced by a new one.
 
         data_root: Where data are downloaded and archives unpacked; the course's ``data`` folder if None.
+
+        data: The data set that ``spec`` names, if it is loaded already; None loads it.
 
         evaluate_every: Epochs from one evaluation to the next; the last epoch always has one. It changes
             no weight, but the selected and the best epoch are among those evaluated.
@@ -79,11 +82,9 @@ def run(
         require_defaults_of_today(record.options, spec, folder)
         return record
     state = None if again else _interrupted(spec, folder, resume)
-    data = datasets.load(
-        spec.data, size=spec.size, seed=spec.data_seed, validation=spec.validation, root=data_root
-    )
+    data = data or load_data(spec, data_root)
     shown = data.few(spec.labels, seed=spec.seed) if spec.labels else data
-    method, teacher = assemble(spec, shown)
+    method, teacher = assemble(spec, shown, beside=Path(out))
     share = getattr(method, "batch_size", None)  # where images of a batch are compared
     origin = {"data": data.fingerprint(), "teacher": teacher, "share of a batch": share}
     fresh = {"train": None, "history": [], "seconds": 0.0, **origin}
@@ -98,6 +99,18 @@ def run(
             save_state(state, folder)
             report(row)
     return _finish(spec, folder, method, data, state, evaluate_every)
+
+
+def load_data(spec: Spec, data_root: Path | None = None) -> Dataset:
+    """The data set that a run names.
+
+    Args:
+        spec: The run.
+
+        data_root: Where data are downloaded and archives unpacked; the course's ``data`` folder if None.
+    """
+    about = {"size": spec.size, "seed": spec.data_seed, "validation": spec.validation}
+    return datasets.load(spec.data, **about, root=data_root)
 
 
 def _interrupted(spec: Spec, folder: Path, resume: bool) -> dict | None:
@@ -146,7 +159,9 @@ def leads() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def assemble(spec: Spec, data: Dataset) -> tuple[Method, str | None]:
+def assemble(
+    spec: Spec, data: Dataset, *, beside: Path = Path(), teacher: Network | None = None
+) -> tuple[Method, str | None]:
     """The method that ``spec`` describes, with fresh networks.
 
     The student's first weights depend on the seed alone, so that runs of different methods with one seed
@@ -157,8 +172,14 @@ def assemble(spec: Spec, data: Dataset) -> tuple[Method, str | None]:
 
         data: What it trains on, its training part brought down to ``spec.labels`` images.
 
+        beside: The folder of the runs. A teacher that is named like one of them is that run's network.
+
+        teacher: A network that teaches in place of the one that ``spec`` names, to see what the method
+            would be.
+
     Returns:
-        The method, and the checksum of the teacher's file, None for a method without a teacher.
+        The method, and the checksum of the teacher's file, None for a method without a teacher or with the
+        one that was given.
 
     Raises:
         InputError: For a teacher that is missing or knows other classes.
@@ -169,15 +190,17 @@ def assemble(spec: Spec, data: Dataset) -> tuple[Method, str | None]:
         seed = derived_seed(spec.seed, "network", number) if number else spec.seed
         return build(spec.student, classes=len(data.classes), seed=seed)
 
-    def teacher() -> Network:
-        path = _teacher_file(spec)
+    def load_teacher() -> Network:
+        if teacher is not None:
+            return teacher
+        path = _teacher_file(spec, beside)
         saved = fit_teacher(path, data)
         checksums.append(_checksum(path))
         return saved.net
 
     share = -(-spec.batch_size // int(os.environ.get("WORLD_SIZE", 1)))
     held_out = data.batches("validation")
-    parts = Parts(network, teacher, share, data.train.labels, data.train.numbers, held_out)
+    parts = Parts(network, load_teacher, share, data.train.labels, data.train.numbers, held_out)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(spec.seed, "auxiliary"))
         method = spec.kind.assemble(parts, **spec.options)
@@ -186,9 +209,10 @@ def assemble(spec: Spec, data: Dataset) -> tuple[Method, str | None]:
     return method, checksums[0] if checksums else None
 
 
-def _teacher_file(spec: Spec) -> Path:
+def _teacher_file(spec: Spec, beside: Path) -> Path:
     if spec.teacher is not None:
-        path = Path(spec.teacher).expanduser()
+        run = beside / spec.teacher
+        path = run if run.is_dir() else Path(spec.teacher).expanduser()
         return path / "student.safetensors" if path.is_dir() else path
     if spec.data != "shapes":
         raise InputError(

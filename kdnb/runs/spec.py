@@ -43,8 +43,8 @@ class Spec:
 
         student: Name of the network that is trained. None is the method's own choice, most often resnet8.
 
-        teacher: A network file or a run's folder. None is the shipped teacher for shapes, and right for
-            methods without a teacher.
+        teacher: A network file or a run's folder; a run in the same folder of runs is found by its name
+            alone. None is the shipped teacher for shapes, and right for methods without a teacher.
 
         options: The method's keyword arguments. Those that equal a default are dropped.
 

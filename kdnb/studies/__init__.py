@@ -1,1 +1,22 @@
-"""Scripts that make tables of many recorded runs."""
+"""Many runs as one experiment: every arm tuned alike, then paired seeds; and tables of recorded runs.
+
+``plan`` reads a study file, ``progress`` says what is finished and what can start, ``cluster`` brings workers,
+``engine`` gives them the runs, and ``results`` and ``report`` tell what was found.
+"""
+
+from kdnb.studies.plan import Arm, Study, read_study, study_of
+from kdnb.studies.progress import Failed, Finished, Progress
+from kdnb.studies.results import comparison, results_table, warnings
+
+__all__ = [
+    "Arm",
+    "Failed",
+    "Finished",
+    "Progress",
+    "Study",
+    "comparison",
+    "read_study",
+    "results_table",
+    "study_of",
+    "warnings",
+]

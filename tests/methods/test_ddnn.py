@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdnb.commands.bench.step_cost import step_operations
 from kdnb.datasets import Batch, Dataset, Part
 from kdnb.errors import InputError
 from kdnb.functional import label_loss
@@ -17,6 +16,7 @@ from kdnb.runs import running
 from kdnb.runs.spec import Spec, with_options
 from kdnb.testing import contract
 from kdnb.train import train
+from kdnb.train.cost import step_operations
 
 CUT = {"batch_norm": "shared", "label_weight": 0.0, "soft_weight": 0.0, "attention_weight": 0.0}
 

@@ -11,13 +11,13 @@ from statistics import median
 import pandas as pd
 from torch import nn
 
-from kdnb.commands.bench.step_cost import step_memory, step_operations
 from kdnb.commands.bench.timing import assembled, exhaust, matmul_rate, noise, plain_steps, seconds
 from kdnb.datasets import Batches
 from kdnb.method import Method
 from kdnb.methods import LabelsOnly
 from kdnb.networks import build, cost
 from kdnb.train import evaluate, train
+from kdnb.train.cost import step_memory, step_operations
 
 NETWORKS = ("resnet8", "resnet20", "resnet8x4")
 DISTILLATION = ("srrl", "semckd")

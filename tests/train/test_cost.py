@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from kdnb.commands.bench.step_cost import step_memory, step_operations
 from kdnb.datasets import Batch
 from kdnb.method import Method
 from kdnb.methods import DML, KD, LabelsOnly, SemCKD
 from kdnb.networks import build, cost
+from kdnb.train.cost import step_memory, step_operations
 
 
 class Square(Method):
