@@ -1,7 +1,7 @@
 """Many runs as one experiment: every arm tuned alike, then paired seeds; and tables of recorded runs.
 
-``plan`` reads a study file, ``progress`` says what is finished and what can start, ``cluster`` brings workers,
-``engine`` gives them the runs, and ``results`` and ``report`` tell what was found.
+``plan`` reads a study file, ``progress`` says what is finished and what can start, ``cluster`` brings
+workers, ``engine`` gives them the runs, and ``results`` and ``report`` tell what was found.
 """
 
 from kdnb.studies.plan import Arm, Study, read_study, study_of

@@ -98,8 +98,8 @@ def foreign_workers(address: str) -> Iterator["distributed.Client"]:  # noqa: F8
         client = Client(**where, timeout=PATIENCE)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"No Dask scheduler answers at {address!r} ({error}). Give the address that the scheduler prints, "
-            "such as tcp://10.0.0.5:8786, or the path of its scheduler file."
+            f"No Dask scheduler answers at {address!r} ({error}). Give the address that the scheduler "
+            "prints, such as tcp://10.0.0.5:8786, or the path of its scheduler file."
         ) from error
     with client:
         _wait_for_workers(client, 1)
@@ -156,8 +156,8 @@ def sees_folder(client: "distributed.Client", folder: Path) -> bool:  # noqa: F8
     if len(set(seen.values())) > 1:
         blind = next(address for address, sees in seen.items() if not sees)
         raise InputError(
-            f"Some workers see the folder {folder}, the one at {blind} does not. Choose an --out on a disk that "
-            "all of them share, or one that none of them sees: then every worker sends its files back."
+            f"Some workers see the folder {folder}, the one at {blind} does not. Choose an --out on a disk "
+            "that all of them share, or one that none of them sees: then every worker sends its files back."
         )
     return all(seen.values())
 
@@ -185,8 +185,8 @@ def _wait_for_workers(client: "distributed.Client", count: int) -> None:  # noqa
         client.wait_for_workers(count, timeout=PATIENCE)
     except TimeoutError as error:
         raise InputError(
-            f"The scheduler at {client.scheduler.address} answers, but of {count} workers not all came within "
-            f"{PATIENCE} seconds. Start workers, or wait until the cluster has room."
+            f"The scheduler at {client.scheduler.address} answers, but of {count} workers not all came "
+            f"within {PATIENCE} seconds. Start workers, or wait until the cluster has room."
         ) from error
 
 
@@ -194,8 +194,8 @@ def _require_one_thread(workers: Mapping[str, Mapping[str, object]]) -> None:
     for address, worker in workers.items():
         if worker["nthreads"] != 1:
             raise InputError(
-                f"The worker at {address} takes {worker['nthreads']} tasks at a time in one process, where they "
-                "would share a random state. Start workers with --nthreads 1, as many as you like with "
+                f"The worker at {address} takes {worker['nthreads']} tasks at a time in one process, where "
+                "they would share a random state. Start workers with --nthreads 1, as many as you like with "
                 "--nworkers, and set OMP_NUM_THREADS for the threads of each run."
             )
 

@@ -1,4 +1,4 @@
-"""A study as its file describes it: arms, a search of equal size for each, and the seeds that are reported."""
+"""A study as its file describes it: arms, a search of equal size for each, and the reported seeds."""
 
 from __future__ import annotations
 
@@ -195,10 +195,8 @@ def _trials(name: str, values: object, count: object) -> Iterator[Values]:
             f"Arm {name!r}: a search names a list of values for each setting or option, such as "
             f"lr = [0.05, 0.1], found {values!r}."
         )
-    if (whole := "seed") in values:
-        raise InputError(
-            f"Arm {name!r}: a search over {whole} would choose a lucky run. Search over settings."
-        )
+    if "seed" in values:
+        raise InputError(f"Arm {name!r}: a search over seed would choose a lucky run. Search over settings.")
     every = [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
     if count is None or count == len(every):
         return iter(every)
@@ -225,8 +223,8 @@ def _search_seeds(search: Values) -> tuple[int, ...]:
         require_choice("entry of [search]", key, SEARCH_KEYS)
     if search.get("part", "validation") != "validation":
         raise InputError(
-            f"A search is judged on the validation part alone, found part = {search['part']!r}. What is chosen "
-            "on the test part cannot be measured on it afterwards."
+            f"A search is judged on the validation part alone, found part = {search['part']!r}. What is "
+            "chosen on the test part cannot be measured on it afterwards."
         )
     return _seeds(search, "seeds", "[search] seeds") if search else ()
 

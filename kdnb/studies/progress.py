@@ -162,7 +162,7 @@ class Progress:
             yield seed, None if choice is None else self._run(arm, choice, seed)
 
     def ready(self) -> dict[str, Spec]:
-        """The runs that can start now and have no outcome, by name: searches first, in the order of the arms."""
+        """The runs that can start now and have no outcome, by name: those of searches first."""
         found: dict[str, Spec] = {}
         for arm in self.study.arms.values():
             for _, _, spec in self.searched(arm):

@@ -57,11 +57,11 @@ def report_text(study: Study, found: pd.DataFrame, warned: list[str], *, figure:
         words = f"Difference from {study.baseline} with its 95 % interval, for every arm"
         parts.append(f"![{words}]({FIGURE})")
     parts.append(
-        f"*last* and *selected* are mean test accuracies in percent, after the last epoch and at the epoch with "
-        f"the best validation accuracy. *difference* is that of *last* from *{study.baseline}*, paired by seed, "
-        "with its 95 % interval. *p* is corrected for the number of arms (Holm). *compute* counts the "
-        f"multiplications of one run's training steps, in multiples of *{study.baseline}*; *hours* are those of "
-        "the reported runs together."
+        "*last* and *selected* are mean test accuracies in percent, after the last epoch and at the epoch with "
+        f"the best validation accuracy. *difference* is that of *last* from *{study.baseline}*, paired by "
+        "seed, with its 95 % interval. *p* is corrected for the number of arms (Holm). *compute* counts the "
+        f"multiplications of one run's training steps, in multiples of *{study.baseline}*; *hours* are those "
+        "of the reported runs together."
     )
     if warned:
         parts.append("## To be kept in mind\n\n" + "\n".join(f"- {sentence}" for sentence in warned))
@@ -75,8 +75,8 @@ def _protocol(study: Study) -> str:
         return f"Every arm ran with the settings of the study file. Reported seeds: {seeds}."
     searched = ", ".join(map(str, study.search_seeds))
     return (
-        f"Every arm was given {counts[0]} trials, judged by validation accuracy after the last epoch, on seeds "
-        f"{searched}. Each arm's best setting then ran on fresh seeds: {seeds}."
+        f"Every arm was given {counts[0]} trials, judged by validation accuracy after the last epoch, on "
+        f"seeds {searched}. Each arm's best setting then ran on fresh seeds: {seeds}."
     )
 
 
@@ -99,9 +99,7 @@ def _number(value: float, digits: int) -> str:
 
 
 def _figure(study: Study, drawn: pd.DataFrame) -> bytes:
-    effects = {
-        name: (row.difference, row.low, row.high) for name, row in zip(drawn.index, drawn.itertuples())
-    }
+    effects = {row.Index: (row.difference, row.low, row.high) for row in drawn.itertuples()}
     axes = paired_effects(effects, x_label=f"test accuracy minus {study.baseline} (points)")
     picture = BytesIO()
     axes.figure.savefig(picture, format="png", dpi=200, bbox_inches="tight", metadata={"Software": None})
