@@ -57,10 +57,10 @@ def report_text(study: Study, found: pd.DataFrame, warned: list[str], *, figure:
         words = f"Difference from {study.baseline} with its 95 % interval, for every arm"
         parts.append(f"![{words}]({FIGURE})")
     parts.append(
-        "*last* and *selected* are mean test accuracies in percent, after the last epoch and at the epoch with "
-        f"the best validation accuracy. *difference* is that of *last* from *{study.baseline}*, paired by "
-        "seed, with its 95 % interval. *p* is corrected for the number of arms (Holm). *compute* counts the "
-        f"multiplications of one run's training steps, in multiples of *{study.baseline}*; *hours* are those "
+        "*last* and *selected* are mean test accuracies in percent, after the last epoch and at the epoch "
+        f"with the best validation accuracy. *difference* is that of *last* from *{study.baseline}*, paired "
+        "by seed, with its 95 % interval. *p* is corrected for the number of arms (Holm). *compute* is the "
+        f"arithmetic of one run's training steps, in multiples of *{study.baseline}*; *hours* are those "
         "of the reported runs together."
     )
     if warned:
