@@ -1,0 +1,190 @@
+"""Studies on a real scheduler and two worker processes, through the loopback address."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import assert_same_result
+from small_study import small_study
+
+from kdnb.errors import InputError
+from kdnb.runs import Spec, run
+from kdnb.studies import Failed, Finished, Progress
+from kdnb.studies import cluster as clusters
+from kdnb.studies.cluster import facts, foreign_workers, local_workers, sees_folder
+from kdnb.studies.engine import run_study
+
+pytestmark = pytest.mark.slow
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+LONG = 60  # epochs; a run of this length is killed in the middle
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator:
+    with local_workers([ONE_THREAD, ONE_THREAD]) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the workers have: other numbers of threads may give other bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def arms(*names: str, **settings: object) -> dict:
+    return {name: {"method": "labels-only"} | settings for name in names}
+
+
+def expected(spec: Spec, out: Path) -> Path:
+    """The folder of the same run, trained here and now."""
+    run(spec, out=out)
+    return out / spec.name
+
+
+def test_a_study_gives_the_runs_that_single_commands_give(client, pictures, tmp_path):
+    study = small_study(str(pictures), seeds=(10, 11), search={"seeds": [0], "values": {"lr": [0.01, 0.1]}})
+    ended = list(run_study(study, tmp_path / "study", client))
+    assert len(ended) == study.most_runs == 12
+    assert ended[-1].waiting == 0
+    progress = Progress(study, tmp_path / "study")
+    [(_, spec), _] = progress.reported(study.arms["kd"])
+    teacher = tmp_path / "study" / spec.teacher
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / spec.teacher).symlink_to(teacher)
+    assert_same_result(tmp_path / "study" / spec.name, expected(spec, tmp_path / "alone"))
+
+
+def test_nothing_is_left_to_do_the_second_time(client, pictures, tmp_path):
+    study = small_study(str(pictures), seeds=(10,), search={}, arms=arms("labels only", "again", epochs=1))
+    assert len(list(run_study(study, tmp_path, client))) == 1  # the arms share one run
+    assert list(run_study(study, tmp_path, client)) == []
+
+
+def test_a_killed_worker_costs_no_run_and_no_bit(client, pictures, tmp_path):
+    """The worker that trains is killed when the first epochs are on disk; its run goes on elsewhere."""
+    study = small_study(
+        str(pictures),
+        seeds=(10,),
+        search={},
+        arms=arms("labels only", "again", epochs=LONG),
+        evaluate_every=LONG,
+    )
+    out, killed = tmp_path / "study", threading.Event()
+    spec = study.arms["again"].run({}, 10, None)
+
+    def kill() -> None:
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and not (out / spec.name / "state.json").exists():
+            time.sleep(0.01)
+        busy = [address for address, keys in client.processing().items() if keys]
+        [(_, process)] = client.run(os.getpid, workers=busy).items()
+        os.kill(process, signal.SIGKILL)
+        assert not (out / spec.name / "run.json").exists()
+        killed.set()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    [ended] = run_study(study, out, client)
+    thread.join()
+    assert killed.is_set()
+    assert isinstance(ended.outcome, Finished)
+    # A new worker takes a moment; what follows needs both.
+    client.wait_for_workers(2, timeout=120)
+    run(spec, out=tmp_path / "whole", evaluate_every=LONG)
+    assert_same_result(out / spec.name, tmp_path / "whole" / spec.name)
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(client, pictures, tmp_path):
+    study = small_study(
+        str(pictures),
+        seeds=(10,),
+        search={},
+        arms=arms("labels only") | arms("diverges", lr=1e30) | arms("no such data", data="/no/such/folder"),
+    )
+    outcomes = {event.spec.lr: event.outcome for event in run_study(study, tmp_path, client)}
+    assert isinstance(outcomes[1e30], Failed)
+    assert outcomes[1e30].kind == "NotFinite"
+    progress = Progress(study, tmp_path)
+    [(_, lost)] = progress.reported(study.arms["no such data"])
+    assert "/no/such/folder" in progress.outcome(lost).message
+    [(_, done)] = progress.reported(study.arms["labels only"])
+    assert isinstance(progress.outcome(done), Finished)
+    # The one that would only repeat itself is not tried again; the other is.
+    assert [event.spec.data for event in run_study(study, tmp_path, client)] == ["/no/such/folder"]
+
+
+def test_workers_that_do_not_see_the_folder_send_their_files(client, pictures, tmp_path, monkeypatch):
+    from kdnb.studies import engine
+
+    monkeypatch.setattr(engine, "sees_folder", lambda client, folder: False)
+    study = small_study(str(pictures), seeds=(10,), search={})
+    assert len(list(run_study(study, tmp_path / "study", client))) == 3
+    progress = Progress(study, tmp_path / "study")
+    [(_, spec)] = progress.reported(study.arms["kd"])
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / spec.teacher).symlink_to(tmp_path / "study" / spec.teacher)
+    assert_same_result(tmp_path / "study" / spec.name, expected(spec, tmp_path / "alone"))
+
+
+def test_a_stopped_study_goes_on(client, pictures, tmp_path):
+    search = {"seeds": [0], "values": {"lr": [0.01, 0.1]}}
+    study = small_study(
+        str(pictures), seeds=(10,), search=search, arms=arms("labels only", "again", epochs=1)
+    )
+    with closing(run_study(study, tmp_path, client)) as events:
+        next(events)
+    finished = len(list(tmp_path.glob("*/run.json")))
+    assert 1 <= finished < 3
+    list(run_study(study, tmp_path, client))
+    assert len(list(tmp_path.glob("*/run.json"))) == 3
+
+
+def test_the_workers_of_a_running_cluster_are_used(client):
+    with foreign_workers(client.scheduler.address) as other:
+        assert len(other.run(facts)) == 2
+
+
+def test_workers_of_another_version_are_refused(client, monkeypatch):
+    monkeypatch.setattr(clusters, "__version__", "0.0.1")
+    with (
+        pytest.raises(InputError, match=r"has kdnb .*, here it is 0\.0\.1"),
+        foreign_workers(client.scheduler.address),
+    ):
+        pass
+
+
+def test_a_task_refuses_to_run_under_another_version(client, pictures, tmp_path, monkeypatch):
+    """A worker that joins later is not seen at the start."""
+    from kdnb.studies import engine
+
+    monkeypatch.setattr(engine, "facts", lambda: facts() | {"torch": "0.1"})
+    study = small_study(str(pictures), seeds=(10,), search={}, arms=arms("labels only", "again"))
+    [event] = run_study(study, tmp_path, client)
+    assert "The worker at the study has torch 0.1" in event.outcome.message
+
+
+def test_all_workers_of_this_machine_see_a_folder(client, tmp_path):
+    assert sees_folder(client, tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_full_disk_stops_the_study(client, pictures, tmp_path, monkeypatch):
+    from kdnb.studies import progress as progresses
+
+    def full(path, content):
+        raise InputError(f"Could not write {path}: No space left on device.")
+
+    monkeypatch.setattr(progresses, "write_whole", full)
+    study = small_study("/no/such/folder", seeds=(10,), search={}, arms=arms("labels only", "again"))
+    with pytest.raises(InputError, match="No space left"):
+        list(run_study(study, tmp_path, client))
