@@ -81,6 +81,9 @@ def run_study(study: Study, out: Path, client: Client, *, data_root: Path | None
     try:
         for future in futures:
             spec = under_way.pop(future.key)
+            if future.status == "cancelled":  # the end of a sitting that was stopped a moment ago
+                submit()
+                continue
             _keep(future, spec, progress)
             submit()
             ended += 1
@@ -144,5 +147,5 @@ def _keep(future: Future, spec: Spec, progress: Progress) -> None:
             words = f"The worker finished, but there is no {RECORD} in the run's folder."
             progress.note_failure(spec, "MissingRecord", words)
         return
-    error = future.exception() if future.status == "error" else RuntimeError("It was cancelled.")
+    error = future.exception()
     progress.note_failure(spec, type(error).__name__, str(error))
