@@ -6,21 +6,27 @@ Equations, defaults and their sources are in ``kdnb/methods/README.md``, section
 The paper states that sub-nets of different depth share one set of weights, that every iteration trains all of
 them, that a KL divergence ties the class posteriors of the sub-nets to those of the full net, and that
 self-attention ties features of equal resolution. Only its abstract was at hand, and there is no public code.
-The rest is ours: which blocks a sub-net has, batch norm for each depth, the form of the attention loss
-(attention transfer, which the paper cites), the temperature, the weights, and that no sub-net is a target of
-the full net. No published number can be checked against this file.
+The rest is ours or inferred: which blocks a sub-net has, batch norm for each depth, the temperature, the
+weights, and that no sub-net is a target of the full net. The attention loss has two forms. ``"unit"`` is that
+of attention transfer, which the paper cites. ``"zscore"`` is inferred from EKD-FWSNet, a sister paper of the
+same authors with the same idea on another network. No published number can be checked against this file.
 """
+
+from typing import Literal
 
 from torch import Tensor
 
-from kdnb.errors import InputError
+from kdnb.errors import InputError, require_choice
 from kdnb.functional import (
+    at_least_float32,
     attention_map,
     kd_loss,
     label_loss,
+    mean_squared_error,
     normalized_mse,
     positive_temperature,
     require_weights,
+    unit_vectors,
 )
 from kdnb.method import Method
 from kdnb.networks import DepthNet, Features, Network
@@ -31,9 +37,9 @@ class DDNN(Method):
     """Sub-nets of several depths learn in one network from the labels and from the full net.
 
     The loss terms are ``full/label`` and, for every sub-net, ``depthN/label``, ``depthN/soft`` (the KD loss
-    from the full net's logits) and ``depthN/attention`` (the distance of unit attention maps, summed over the
-    stages). A sub-net's term with weight 0 is left out. The full net is detached as a target. Its
-    convolutions are shared, so they receive the gradients of every sub-net.
+    from the full net's logits) and ``depthN/attention`` (the distance of attention maps). A sub-net's term
+    with weight 0 is left out. The full net is detached as a target. Its convolutions are shared, so they
+    receive the gradients of every sub-net.
 
     With all three weights 0 and shared batch norm, only the full net runs and learns, exactly as with labels
     only. The sub-nets that are evaluated then show what is left of a plain network when its depth is cut.
@@ -54,6 +60,9 @@ class DDNN(Method):
         attention_weight: Weight of the attention terms. Attention transfer has 1000. On ``shapes``, with 100
             the gradient of the term is about as strong as that of the labels before training, and accuracy
             falls.
+
+        attention: ``"unit"`` compares attention maps of unit norm and sums over the stages. ``"zscore"``
+            compares maps with mean 0 and standard deviation 1 at the last stage.
 
         temperature: Temperature of the soft terms. 1 is the literal class posterior. The benchmarks' 4 held
             the full net back in short training.
@@ -79,9 +88,11 @@ class DDNN(Method):
         label_weight: float = 1.0,
         soft_weight: float = 1.0,
         attention_weight: float = 1.0,
+        attention: Literal["unit", "zscore"] = "unit",
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
+        require_choice("attention", attention, ATTENTION)
         weights = {
             "label_weight": label_weight,
             "soft_weight": soft_weight,
@@ -96,6 +107,7 @@ class DDNN(Method):
             )
         self.label_weight, self.soft_weight = label_weight, soft_weight
         self.attention_weight, self.temperature = attention_weight, positive_temperature(temperature)
+        self.attention_loss = ATTENTION[attention]
         self.net = DepthNet(student, depths, batch_norm=batch_norm)
 
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
@@ -110,7 +122,7 @@ class DDNN(Method):
                 soft = kd_loss(subnet.logits, full.logits.detach(), self.temperature)
                 terms[f"{name}/soft"] = self.soft_weight * soft
             if self.attention_weight:
-                terms[f"{name}/attention"] = self.attention_weight * embedded_attention_loss(subnet, full)
+                terms[f"{name}/attention"] = self.attention_weight * self.attention_loss(subnet, full)
         return terms
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
@@ -153,10 +165,58 @@ def embedded_attention_loss(subnet: Features, full: Features) -> Tensor:
     """
     distances = []
     for own, target in zip(subnet.maps, full.maps, strict=True):
-        if own[0, 0].numel() == 1:
-            raise InputError(
-                "A map has one position, so its attention is always 1 and nothing is transferred. Use "
-                "larger images, or attention_weight=0."
-            )
+        _require_positions(own)
         distances.append(normalized_mse(attention_map(own), attention_map(target.detach())))
     return sum(distances)
+
+
+def embedded_zscore_loss(subnet: Features, full: Features) -> Tensor:
+    """Mean squared difference of the standardised maps of the last stage.
+
+    The full net's map is a target and gets no gradient.
+
+    Args:
+        subnet: The sub-net's features.
+
+        full: The full net's features of the same images.
+
+    Returns:
+        A scalar. It is 0 for equal maps, and at most 4.
+
+    Raises:
+        InputError: If a map has one position, which has no standard deviation.
+
+    Source:
+        EKD-FWSNet, by the authors of DDNN + EKD. That it holds for DDNN is inferred.
+
+    Differs:
+        There the target is the mean of all members' maps and is not detached. In DDNN the full net is the
+        target. A map that is constant has no standard deviation; here it becomes 0.
+    """
+    _require_positions(subnet.maps[-1])
+    return mean_squared_error(standardised(subnet.maps[-1]), standardised(full.maps[-1].detach()))
+
+
+def standardised(maps: Tensor) -> Tensor:
+    """The sum over the channels, with mean 0 and standard deviation 1 over the positions of each image.
+
+    Args:
+        maps: The maps of a stage, (B, C, H, W).
+
+    Returns:
+        The standardised maps (B, H W), in float32 or float64. The standard deviation is the unbiased one.
+    """
+    total = at_least_float32(maps).sum(1).flatten(1)  # (B, H W)
+    centred = total - total.mean(1, keepdim=True)
+    return unit_vectors(centred) * (total.shape[1] - 1) ** 0.5  # the norm is the std times sqrt(n - 1)
+
+
+def _require_positions(maps: Tensor) -> None:
+    if maps[0, 0].numel() == 1:
+        raise InputError(
+            "A map has one position, so its attention is always 1 and nothing is transferred. Use "
+            "larger images, or attention_weight=0."
+        )
+
+
+ATTENTION = {"unit": embedded_attention_loss, "zscore": embedded_zscore_loss}

@@ -2,14 +2,15 @@ import copy
 
 import pytest
 import torch
+from reference import wave
 from torch import Tensor
 
 from kdnb.datasets import Batch, Dataset, Part
 from kdnb.errors import InputError
-from kdnb.functional import label_loss
+from kdnb.functional import label_loss, mean_squared_error
 from kdnb.method import ledger
 from kdnb.methods import DDNN, LabelsOnly
-from kdnb.methods.ddnn import embedded_attention_loss
+from kdnb.methods.ddnn import embedded_attention_loss, embedded_zscore_loss, standardised
 from kdnb.networks import DepthNet, build
 from kdnb.networks.depth import BATCH_NORM
 from kdnb.runs import running
@@ -317,3 +318,48 @@ def test_maps_of_one_position_are_told():
     features = build("resnet20", classes=10).features(torch.randn(2, 3, 4, 4))
     with pytest.raises(InputError, match=r"one position.*attention_weight=0"):
         embedded_attention_loss(features, features)
+    with pytest.raises(InputError, match=r"one position.*attention_weight=0"):
+        embedded_zscore_loss(features, features)
+
+
+class TestStandardisedMaps:
+    """``attention="zscore"``, the reading inferred from the authors' sister method."""
+
+    def test_the_value_of_the_sister_methods_code(self):
+        own = wave((8, 4, 8, 8), 0.11, 0.2).requires_grad_()
+        target = wave((8, 4, 8, 8), 0.19, 0.7).requires_grad_()
+        loss = mean_squared_error(standardised(own), standardised(target.detach()))
+        loss.backward()
+        assert loss.item() == pytest.approx(1.95035270771, rel=1e-11)
+        assert target.grad is None
+
+    def test_mean_0_and_standard_deviation_1(self):
+        maps = standardised(torch.randn(5, 3, 4, 6, dtype=torch.float64))
+        torch.testing.assert_close(maps.mean(1), torch.zeros(5, dtype=torch.float64))
+        torch.testing.assert_close(maps.std(1), torch.ones(5, dtype=torch.float64))
+
+    def test_a_constant_map_is_0_and_harms_no_gradient(self):
+        maps = torch.ones(2, 3, 4, 4, requires_grad=True)
+        found = standardised(maps)
+        found.sum().backward()
+        assert found.abs().max() == 0
+        assert maps.grad.isfinite().all()
+
+    def test_only_the_last_stage_counts_and_only_the_sub_net_learns(self):
+        own, full = (
+            build("resnet8", classes=10, seed=seed).features(torch.randn(4, 3, 16, 16)) for seed in (1, 2)
+        )
+        wrong = own._replace(maps=(*(map * 2 for map in own.maps[:-1]), own.maps[-1]))
+        assert embedded_zscore_loss(own, full) == embedded_zscore_loss(wrong, full) > 0
+        assert embedded_zscore_loss(own, own) == 0
+
+    def test_the_contract_holds(self, batch):
+        contract(make(attention="zscore"), *batch)
+
+    def test_it_is_chosen_by_name(self, batch):
+        torch.manual_seed(0)
+        unit, zscore = make(), make(attention="zscore")
+        terms = [method(Batch(*batch), 0.0)["depth14/attention"].item() for method in (unit, zscore)]
+        assert terms[0] != terms[1]
+        with pytest.raises(InputError, match=r"Unknown attention 'z-score'. Did you mean 'zscore'"):
+            make(attention="z-score")
