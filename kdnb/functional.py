@@ -13,7 +13,7 @@ from torch import Tensor
 from kdnb.errors import InputError
 
 
-def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def label_loss(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """The cross entropy of logits and labels.
 
     Args:
@@ -21,10 +21,12 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
         labels: The labels, (B,).
 
+        smoothing: The share of the probability that every label gives away to all K classes alike.
+
     Returns:
         The mean over the batch, a scalar.
     """
-    return F.cross_entropy(at_least_float32(logits), labels)
+    return F.cross_entropy(at_least_float32(logits), labels, label_smoothing=smoothing)
 
 
 def soft_labels(logits: Tensor, temperature: float) -> Tensor:

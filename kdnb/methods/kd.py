@@ -27,6 +27,10 @@ class KD(Distillation):
 
         soft_weight: Weight of the soft term. RepDistiller has 0.9.
 
+        scrambled: Whether the teacher's logits of the classes that it ranks below its first change places
+            at random, anew for every image and step. It is a control: such targets are as soft as the
+            teacher's and say nothing of which classes are alike.
+
     Raises:
         InputError: If the temperature is not above 0, if a weight is negative, or if the networks declare
             different numbers of classes.
@@ -53,12 +57,31 @@ class KD(Distillation):
         temperature: float = 4.0,
         label_weight: float = 0.1,
         soft_weight: float = 0.9,
+        scrambled: bool = False,
     ) -> None:
         super().__init__(
             student, teacher, label_weight=label_weight, soft_weight=soft_weight, temperature=temperature
         )
+        self.scrambled = scrambled
 
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
         with torch.no_grad():
             teacher_logits = self.teacher(images)
+        if self.scrambled:
+            teacher_logits = scrambled(teacher_logits)
         return self.logit_terms(self.student(images), teacher_logits, labels)
+
+
+def scrambled(logits: Tensor) -> Tensor:
+    """The same logits for each image: the largest stays where it is, the others change places at random.
+
+    Args:
+        logits: The logits, (B, K).
+
+    Returns:
+        Logits of the same shape, with the same values in every row.
+    """
+    values, classes = logits.sort(1, descending=True)
+    places = torch.rand_like(values[:, 1:]).argsort(1) + 1
+    order = torch.cat((torch.zeros_like(places[:, :1]), places), 1)  # (B, K)
+    return torch.empty_like(logits).scatter(1, classes, values.gather(1, order))

@@ -7,6 +7,7 @@ import torchvision
 from kdnb.errors import InputError
 from kdnb.functional import kd_loss, label_loss
 from kdnb.methods import KD, LabelsOnly
+from kdnb.methods.kd import scrambled
 from kdnb.networks import build
 from kdnb.testing import contract
 
@@ -95,3 +96,34 @@ def test_negative_weights_are_refused(name):
 def test_networks_of_different_classes_are_refused():
     with pytest.raises(InputError, match="student has 10 classes and the teacher 12"):
         KD(build("resnet8", classes=10), build("resnet8", classes=12))
+
+
+class TestScrambled:
+    """A control: targets as soft as the teacher's that do not tell which classes are alike."""
+
+    def test_the_largest_stays_and_the_values_are_kept(self):
+        logits = torch.randn(64, 10)
+        torch.manual_seed(0)
+        mixed = scrambled(logits)
+        assert torch.equal(mixed.argmax(1), logits.argmax(1))
+        assert torch.equal(mixed.sort(1).values, logits.sort(1).values)
+        assert not torch.equal(mixed, logits)
+
+    def test_every_place_is_as_likely(self):
+        logits = torch.arange(4.0).repeat(30_000, 1)
+        torch.manual_seed(0)
+        mixed = scrambled(logits)
+        assert (mixed[:, 3] == 3).all()
+        for place in range(3):
+            shares = mixed[:, place].long().bincount(minlength=3) / len(mixed)
+            torch.testing.assert_close(shares, torch.full((3,), 1 / 3), atol=0.015, rtol=0)
+
+    def test_the_soft_term_is_that_of_the_scrambled_targets(self, batch):
+        method = make_kd(scrambled=True)
+        torch.manual_seed(3)
+        found = method.losses(*batch, 0.0)
+        torch.manual_seed(3)
+        with torch.no_grad():
+            targets = scrambled(method.teacher(batch[0]))
+        expected = kd_loss(method.student(batch[0]), targets, 4.0)
+        torch.testing.assert_close(found["student/soft"], 0.9 * expected)
