@@ -39,7 +39,7 @@ ALLOWED = {
     "testing": {"datasets", "method"},
     "exercises": {"analysis", "functional", "methods", "networks", "taps"},
     "headless": set(),
-    "commands.bench": {"datasets", "functional", "method", "methods", "networks", "runs", "train"},
+    "commands.bench": {"datasets", "functional", "method", "methods", "networks", "runs", "studies", "train"},
     "commands": {"commands.bench", "datasets", "headless", "methods", "networks", "runs", "studies", "train"},
 }
 GROUND = {"errors", "files", "paths", "seeds"}

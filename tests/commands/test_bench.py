@@ -11,6 +11,7 @@ from kdnb.commands.bench import steps, timing
 from kdnb.commands.bench.busy import busy_steps
 from kdnb.commands.bench.crd import contrast_steps
 from kdnb.commands.bench.steps import distillation_steps, group_steps, joint_steps, table, training_steps
+from kdnb.commands.bench.studies import study_runs
 from kdnb.commands.bench.timing import matmul_rate
 from kdnb.networks import build, cost
 
@@ -120,3 +121,13 @@ def test_crd_is_timed_against_kd():
     assert row.pop("method") == "crd, 50 of 200"
     assert all(isfinite(number) and number > 0 for number in row.values())
     assert row["over_kd_low"] <= row["over_kd"] <= row["over_kd_high"]
+
+
+@pytest.mark.slow
+def test_a_study_is_timed_against_a_shell_loop(pictures):
+    about = {"data": str(pictures), "labels": 0, "epochs": 60, "seeds": 1, "kills": 1}
+    rows = list(study_runs(**about))
+    assert [row["way"] for row in rows] == ["shell loop", "study", "study, killed"]
+    assert [(row["runs"], row["lost"]) for row in rows] == [(2, 0)] * 3
+    assert rows[-1]["other_bits"] == 0
+    assert all(isfinite(row["overhead_s"]) and row["runs_an_hour"] > 0 for row in rows)

@@ -8,7 +8,7 @@ KINDS = ("networks", "methods", "groups", "joint", "crd", "busy")  # all of them
 
 
 @click.command(short_help="Measure training speed on this machine.")
-@click.argument("what", default="all", type=click.Choice([*KINDS, "gpu", "all"]))
+@click.argument("what", default="all", type=click.Choice([*KINDS, "gpu", "study", "all"]))
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(min=2), help="Of networks.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1))
 @click.option("--json", "as_json", is_flag=True, help="One JSON line a row, for scripts.")
@@ -37,11 +37,15 @@ def bench(what: str, batch_size: int, rounds: int, as_json: bool) -> None:
 
     gpu: whole epochs on a GPU, eager, as one CUDA graph a step, and compiled; not part of all.
     busy_%: of the time in which the GPU computes; hours: for 240 and 300 epochs of CIFAR.
+
+    study: twelve short runs of resnet8 as a shell loop, as a study, and as a study whose workers are
+    killed; not part of all. idle_%: of the cores' time; overhead_s: of a worker beside training, a run.
     """
     from kdnb.commands.bench.busy import busy_steps
     from kdnb.commands.bench.crd import contrast_steps
     from kdnb.commands.bench.gpu import gpu_steps
     from kdnb.commands.bench.steps import distillation_steps, group_steps, joint_steps, table, training_steps
+    from kdnb.commands.bench.studies import study_runs
 
     measured = {
         "networks": lambda: training_steps(batch_size=batch_size, rounds=rounds),
@@ -51,6 +55,7 @@ def bench(what: str, batch_size: int, rounds: int, as_json: bool) -> None:
         "crd": lambda: contrast_steps(rounds=rounds),
         "busy": lambda: busy_steps(rounds=rounds),
         "gpu": gpu_steps,
+        "study": study_runs,
     }
     for kind in KINDS if what == "all" else (what,):
         rows = []
