@@ -1,90 +1,112 @@
 """Shapes: pictures of twelve outlines, which code draws from a seed.
 
-Every picture is 32 x 32 RGB. It has a textured background, small distractors, and one textured object with
-its mask. The outlines form six families of two that look alike: round, box, wedge, star, ring and cross.
-A good network confuses the members of a family *for a reason*. A teacher's soft labels can therefore be
-compared with similarities that are known beforehand.
+Every picture has a soft background, thin arcs, small confetti, and one object with its mask. The object lies
+anywhere in the picture, and every pixel is covered about equally often: a map that always looks at the
+middle finds little more of the objects than chance does.
+
+The outlines form six families of two that look alike: round, box, wedge, star, ring and cross. Some pictures
+of the two members are almost equal, such as a horseshoe with a narrow gap and a ring. So a good network
+confuses the members of a family *for a reason*. A teacher's soft labels can therefore be compared with
+similarities that are known beforehand.
+
+Lengths are in units of which a picture has 32 a side, whatever its number of pixels. So a seed gives the
+same scenes in both sizes.
 """
 
 from collections.abc import Callable
-from math import pi
+from math import cos, pi, sin
 
 import torch
 from torch import Tensor
 
 from kdnb.datasets.dataset import Dataset, Part, stratified_split
+from kdnb.errors import InputError
 from kdnb.seeds import derived_seed
 
-SIZE = 32
-CHUNK = 1000  # how many images are drawn at a time, which takes about 100 MB in float64
+SIZES = (32, 64)  # in pixels
+SIDE = 32  # of a picture, in the units of all lengths here
+CHUNK = 250  # how many pictures are drawn at a time, which takes about 100 MB in float64 at 64 pixels
+OBJECT = (5.0, 8.0)  # radius of the circle around the object
+TURN = pi / 6  # the largest angle by which the object is turned, either way
+FINER = 2  # every pixel of the object is the mean of FINER x FINER points
 
 
 # The outlines. u and v, both (N, H, W), are coordinates in which the object fits the unit circle. v points
-# down. Each function returns a signed distance in these units, which is negative inside.
+# down. like, (N, 1, 1) and from 0 to 1, says how far the outline comes to meet the other one of its family.
+# Each function returns a signed distance in these units, which is negative inside.
 
 
-def _disc(u: Tensor, v: Tensor) -> Tensor:
-    return (u.square() + v.square()).sqrt() - 0.85
+def _disc(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
+    return _oval(u, v, 0.88, 0.88 - 0.2 * like)
 
 
-def _ellipse(u: Tensor, v: Tensor) -> Tensor:
-    return 0.65 * ((u.square() + (v / 0.65).square()).sqrt() - 1)
+def _ellipse(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
+    return _oval(u, v, 0.98, 0.54 + 0.25 * like)
 
 
-def _square(u: Tensor, v: Tensor) -> Tensor:
-    return torch.maximum(u.abs(), v.abs()) - 0.75
+def _oval(u: Tensor, v: Tensor, width: float, height: Tensor) -> Tensor:
+    return height * (((u / width).square() + (v / height).square()).sqrt() - 1)
 
 
-def _rectangle(u: Tensor, v: Tensor) -> Tensor:
-    return torch.maximum(u.abs() - 0.95, v.abs() - 0.6)
+def _square(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
+    return torch.maximum(u.abs() - 0.75, v.abs() - 0.75 + 0.15 * like)
 
 
-def _triangle(u: Tensor, v: Tensor) -> Tensor:
-    return torch.maximum(v, 0.866 * u.abs() - 0.5 * v) - 0.5
+def _rectangle(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
+    return torch.maximum(u.abs() - 0.9, v.abs() - 0.48 - 0.25 * like)
 
 
-def _trapezoid(u: Tensor, v: Tensor) -> Tensor:
-    return torch.maximum(_triangle(u, v), -v - 0.3)
+def _triangle(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
+    return _wedge(u, v, 1 - 0.3 * like)
 
 
-def _star(u: Tensor, v: Tensor, *, points: int, waist: float) -> Tensor:
+def _trapezoid(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
+    return _wedge(u, v, 0.2 + 0.55 * like)
+
+
+def _wedge(u: Tensor, v: Tensor, height: Tensor) -> Tensor:
+    sides = torch.maximum(v - 0.5, 0.866 * u.abs() - 0.5 * v - 0.5)
+    return torch.maximum(sides, -v - height)
+
+
+def _star(u: Tensor, v: Tensor, points: int, waist: Tensor) -> Tensor:
     radius, sector = (u.square() + v.square()).sqrt(), 2 * pi / points
     angle = torch.remainder(torch.atan2(u, -v), sector)
     angle = torch.minimum(angle, sector - angle)  # 0 at a tip of the star, half a sector between two tips
     along, across = radius * angle.cos(), radius * angle.sin()
-    half = torch.tensor(sector / 2, dtype=u.dtype)
-    edge_along, edge_across = waist * half.cos() - 1, waist * half.sin()
+    edge_along, edge_across = waist * cos(sector / 2) - 1, waist * sin(sector / 2)
     length = (edge_along.square() + edge_across.square()).sqrt()
     return (edge_across * (along - 1) - edge_along * across) / length
 
 
-def _star5(u: Tensor, v: Tensor) -> Tensor:
-    return _star(u, v, points=5, waist=0.5)
+def _star5(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
+    return _star(u, v, 5, 0.42 + 0.1 * like)
 
 
-def _star6(u: Tensor, v: Tensor) -> Tensor:
-    return _star(u, v, points=6, waist=0.58)
+def _star6(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
+    return _star(u, v, 6, 0.55 - 0.1 * like)
 
 
-def _ring(u: Tensor, v: Tensor) -> Tensor:
-    return ((u.square() + v.square()).sqrt() - 0.72).abs() - 0.22
+def _ring(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
+    return ((u.square() + v.square()).sqrt() - 0.7).abs() - 0.24 + 0.05 * like
 
 
-def _horseshoe(u: Tensor, v: Tensor) -> Tensor:
-    return torch.maximum(_ring(u, v), (0.5 - torch.atan2(v, u).abs()) * u.abs())
+def _horseshoe(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
+    gap = torch.maximum(v.abs() - 0.45 + 0.42 * like, -u)  # half a bar from the middle to the right
+    return torch.maximum(_ring(u, v, like), -gap)
 
 
-def _plus(u: Tensor, v: Tensor) -> Tensor:
-    upright = torch.maximum(u.abs() - 0.28, v.abs() - 0.92)
-    return torch.minimum(upright, torch.maximum(u.abs() - 0.92, v.abs() - 0.28))
+def _plus(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
+    bar = torch.maximum(u.abs() - 0.9, (v + 0.45 * like).abs() - 0.28)
+    return torch.minimum(bar, torch.maximum(u.abs() - 0.28, v.abs() - 0.9))
 
 
-def _tee(u: Tensor, v: Tensor) -> Tensor:
-    bar = torch.maximum(u.abs() - 0.92, (v + 0.55).abs() - 0.28)
-    return torch.minimum(bar, torch.maximum(u.abs() - 0.28, v.abs() - 0.83))
+def _tee(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
+    bar = torch.maximum(u.abs() - 0.78, (v + 0.54 - 0.05 * like).abs() - 0.28)
+    return torch.minimum(bar, torch.maximum(u.abs() - 0.28, (v - 0.04).abs() - 0.86))
 
 
-OUTLINES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+OUTLINES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "disc": _disc,
     "ellipse": _ellipse,
     "square": _square,
@@ -102,12 +124,20 @@ CLASSES = tuple(OUTLINES)
 
 
 def shapes(
-    *, seed: int = 0, train: int = 4500, validation: int = 500, test: int = 2000, cue: float = 0.0
+    *,
+    seed: int = 0,
+    size: int = 32,
+    train: int = 4500,
+    validation: int = 500,
+    test: int = 2000,
+    cue: float = 0.0,
 ) -> Dataset:
     """Draws the data set. The same seed always gives the same bits.
 
     Args:
         seed: Seed of all pictures and of the split.
+
+        size: Height and width in pixels, 32 or 64. A seed gives the same scenes in both sizes.
 
         train: Number of training pictures.
 
@@ -121,16 +151,19 @@ def shapes(
 
     Returns:
         The data set, with object masks and the families of the classes.
+
+    Raises:
+        InputError: If ``size`` is neither 32 nor 64.
     """
-    drawn = draw(train + validation, seed=derived_seed(seed, "learn"), cue=cue)
+    drawn = draw(train + validation, seed=derived_seed(seed, "learn"), size=size, cue=cue)
     kept, held_out = stratified_split(drawn.labels, train / (train + validation), seed=seed)
-    test_part = draw(test, seed=derived_seed(seed, "test"), cue=cue, cue_tells=False)
+    test_part = draw(test, seed=derived_seed(seed, "test"), size=size, cue=cue, cue_tells=False)
     families = tuple(index // 2 for index in range(len(CLASSES)))
     parts = {"train": drawn.take(kept), "validation": drawn.take(held_out), "test": test_part}
     return Dataset.of("shapes", CLASSES, **parts, families=families)
 
 
-def draw(count: int, *, seed: int, cue: float = 0.0, cue_tells: bool = True) -> Part:
+def draw(count: int, *, seed: int, size: int = 32, cue: float = 0.0, cue_tells: bool = True) -> Part:
     """Draws pictures with their object masks. The classes are as equal in number as possible.
 
     Args:
@@ -138,80 +171,163 @@ def draw(count: int, *, seed: int, cue: float = 0.0, cue_tells: bool = True) -> 
 
         seed: Seed of everything that is random in them.
 
-        cue: Share of pictures with a coloured patch in a corner.
+        size: Height and width in pixels, 32 or 64.
+
+        cue: Share of pictures with a coloured patch in a corner. Where it covers a part of the object, the
+            mask leaves that part out.
 
         cue_tells: Whether the colour of the patch reveals the class. Otherwise it is random.
 
     Returns:
         The pictures, their labels and their masks.
+
+    Raises:
+        InputError: If ``size`` is neither 32 nor 64.
     """
+    if size not in SIZES:
+        raise InputError(f"The pictures of shapes are 32 or 64 pixels high and wide; size was {size}.")
     generator = torch.Generator().manual_seed(seed)
     labels = (torch.arange(count) % len(CLASSES))[torch.randperm(count, generator=generator)]
-    chunks = [_paint(chunk, generator, cue, cue_tells) for chunk in labels.split(CHUNK)]
+    chunks = [_paint(chunk, generator, size, cue, cue_tells) for chunk in labels.split(CHUNK)]
     images, masks = (torch.cat(group) for group in zip(*chunks, strict=True))
     return Part(images, labels, masks)
 
 
-def _paint(labels: Tensor, generator: torch.Generator, cue: float, cue_tells: bool) -> tuple[Tensor, Tensor]:
-    count = len(labels)
-
+def _paint(
+    labels: Tensor, generator: torch.Generator, size: int, cue: float, cue_tells: bool
+) -> tuple[Tensor, Tensor]:
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        draw = torch.rand(count, *shape, generator=generator, dtype=torch.float64)
+        draw = torch.rand(len(labels), *shape, generator=generator, dtype=torch.float64)
         return low + (high - low) * draw
 
-    axis = torch.arange(SIZE, dtype=torch.float64) + 0.5
-    y, x = axis[None, :, None], axis[None, None, :]
-    ground = uniform(0.1, 0.6, 3)
-    canvas = ground[:, None, None, :] + _texture(uniform, x, y, strength=0.10)
-    for _ in range(4):  # distractors, which are small bars and blobs behind the object
-        u, v, scale = _placed(x, y, uniform, (1.5, 3.5), (1.0, 31.0), pi)
-        coverage = _coverage(torch.maximum(u.abs() - 1, v.abs() - uniform(0.4, 1, 1, 1)), scale)
-        canvas = _over(canvas, (ground + uniform(-0.4, 0.4, 3))[:, None, None, :], coverage)
-    u, v, scale = _placed(x, y, uniform, (6.5, 11.0), (12.0, 20.0), pi / 7)
-    distance = torch.empty(count, SIZE, SIZE, dtype=torch.float64)
+    x, y = _grid(size)
+    hue, value = uniform(0, 1), uniform(0.25, 0.6)
+    ground = _rgb(hue, uniform(0.15, 0.5), value)
+    canvas = _shaded(ground, uniform, x, y, strength=0.12)
+    canvas = _arcs(canvas, ground, uniform, x, y)
+    canvas = _confetti(canvas, ground, uniform, x, y)
+    distance = _object(labels, uniform, size)
+    paint = _rgb(hue + uniform(0.15, 0.85), uniform(0.45, 0.9), value + uniform(0.2, 0.45))
+    paint = _shaded(paint, uniform, x, y, strength=0.1) * _stripes(uniform, x, y)
+    shadow = _pooled((1 - distance / 1.6).clamp(0, 1))  # soft, all around the object
+    canvas = canvas * (1 - 0.25 * shadow)[..., None]
+    coverage = _pooled(_covered(distance, size * FINER))
+    canvas = _over(canvas, paint, coverage)
+    mask = coverage > 0.5
+    _corner_patch(canvas, mask, labels, uniform, cue, cue_tells)
+    return (canvas.clamp(0, 1) * 255).round().to(torch.uint8), mask
+
+
+def _grid(points: int) -> tuple[Tensor, Tensor]:
+    """Returns x (1, 1, W) and y (1, H, 1) of the middles of pixels, in units of length."""
+    axis = (torch.arange(points, dtype=torch.float64) + 0.5) * SIDE / points
+    return axis[None, None, :], axis[None, :, None]
+
+
+def _object(labels: Tensor, uniform: Callable[..., Tensor], size: int) -> Tensor:
+    """Returns the signed distance in units of length at every fine point, shape (N, FINER H, FINER W)."""
+    x, y = _grid(size * FINER)
+    radius, angle, like = uniform(*OBJECT), uniform(-TURN, TURN), uniform(0, 1, 1, 1)
+    place = (1 - uniform(0, pi, 2).cos()) / 2  # 0 to 1, by the arcsine law: see _centres
+    distance = torch.empty(len(labels), y.shape[1], x.shape[2], dtype=torch.float64)
     for label, outline in enumerate(OUTLINES.values()):
         members = labels == label
-        distance[members] = outline(u[members], v[members])
-    coverage = _coverage(distance, scale)
-    direction = uniform(0.2, 1, 3)
-    direction = direction / direction.norm(dim=1, keepdim=True).clamp(min=1e-6)
-    paint = (ground + uniform(0.25, 0.6, 1) * direction)[:, None, None, :]
-    canvas = _over(canvas, paint + _texture(uniform, x, y, strength=0.08), coverage)
-    canvas = canvas + uniform(-0.06, 0.06, SIZE, SIZE, 3)
-    canvas = _corner_patch(canvas, labels, uniform, cue, cue_tells)
-    return (canvas.clamp(0, 1) * 255).round().to(torch.uint8), coverage > 0.5
+        scale = radius[members, None, None]
+        centre = _centres(outline, scale, angle[members], place[members])
+        u, v = _turned(x - centre[:, 0], y - centre[:, 1], angle[members, None, None], scale)
+        distance[members] = outline(u, v, like[members]) * scale
+    return distance
 
 
-def _texture(uniform: Callable[..., Tensor], x: Tensor, y: Tensor, *, strength: float) -> Tensor:
-    """Returns the sum of three coloured gratings of random direction and wavelength, shape (N, H, W, 3)."""
-    total = torch.zeros(1, dtype=torch.float64)
+def _centres(
+    outline: Callable[[Tensor, Tensor, Tensor], Tensor], scale: Tensor, angle: Tensor, place: Tensor
+) -> Tensor:
+    """Returns centres (N, 2, 1, 1) of objects that lie whole in the picture.
+
+    Both coordinates of ``place`` (N, 2) are 0 where the object touches the left or upper border, and 1 where
+    it touches the right or lower one. A pixel near a border is covered from fewer places than one in the
+    middle. Places that follow the arcsine law, and not the uniform one, make up for most of that.
+    """
+    u, v = torch.meshgrid(*2 * [torch.linspace(-1, 1, 101, dtype=torch.float64)], indexing="xy")
+    most = torch.tensor([0, 1], dtype=torch.float64)[:, None, None]
+    near = (outline(u[None], v[None], most).abs() <= 0.02).any(0)  # the rims of both extremes
+    across, down = _turned(u[near], v[near], -angle[:, None], torch.ones(1, dtype=torch.float64))
+    rims = torch.stack([across, down], dim=1)
+    low, high = 0.5 - rims.amin(2) * scale[..., 0], SIDE - 0.5 - rims.amax(2) * scale[..., 0]
+    return (low + (high - low) * place)[..., None, None]
+
+
+def _turned(dx: Tensor, dy: Tensor, angle: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns coordinates u, v (N, H, W) along an object's own axes, in units of its size."""
+    return (angle.cos() * dx + angle.sin() * dy) / scale, (angle.cos() * dy - angle.sin() * dx) / scale
+
+
+def _shaded(
+    paint: Tensor, uniform: Callable[..., Tensor], x: Tensor, y: Tensor, *, strength: float
+) -> Tensor:
+    """Returns a colour (N, 3) with a gradient and one wide wave of light, shape (N, H, W, 3)."""
+    angle, slope = uniform(-pi, pi, 1, 1), uniform(0, 2 * strength / SIDE, 1, 1)
+    light = slope * (angle.cos() * (x - SIDE / 2) + angle.sin() * (y - SIDE / 2))
+    angle, phase, length = uniform(-pi, pi, 1, 1), uniform(0, 2 * pi, 1, 1), uniform(10, 24, 1, 1)
+    wave = (2 * pi / length * (angle.cos() * x + angle.sin() * y) + phase).sin()
+    light = light + uniform(0, strength / 2, 1, 1) * wave
+    return paint[:, None, None, :] + light[..., None]
+
+
+def _stripes(uniform: Callable[..., Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """Returns the brightness of stripes around 1, shape (N, H, W, 1)."""
+    angle, phase, length = uniform(-pi, pi, 1, 1), uniform(0, 2 * pi, 1, 1), uniform(2.5, 6, 1, 1)
+    wave = (2 * pi / length * (angle.cos() * x + angle.sin() * y) + phase).sin()
+    return (1 + uniform(0, 0.25, 1, 1) * wave)[..., None]
+
+
+def _arcs(canvas: Tensor, ground: Tensor, uniform: Callable[..., Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """Draws thin pieces of large circles."""
     for _ in range(3):
-        direction, wavelength = uniform(0, pi, 1, 1), uniform(3, 16, 1, 1)
-        phase = (x * direction.cos() + y * direction.sin()) * 2 * pi / wavelength
-        wave = (phase + uniform(0, 2 * pi, 1, 1)).sin()
-        total = total + wave[..., None] * uniform(-strength, strength, 1, 1, 3)
-    return total
+        centre = uniform(-8, 40, 2, 1, 1)
+        radius = ((x - centre[:, 0]).square() + (y - centre[:, 1]).square()).sqrt()
+        distance = (radius - uniform(6, 26, 1, 1)).abs() - uniform(0.2, 0.6, 1, 1)
+        canvas = _over(canvas, _near(ground, uniform, 0.12), _covered(distance, x.numel()))
+    return canvas
 
 
-def _placed(
-    x: Tensor,
-    y: Tensor,
-    uniform: Callable[..., Tensor],
-    scales: tuple[float, float],
-    centres: tuple[float, float],
-    turn: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns coordinates u, v (N, H, W) of an object at a random place, size and angle, and its size."""
-    scale, angle = uniform(*scales, 1, 1), uniform(-turn, turn, 1, 1)
-    dx, dy = x - uniform(*centres, 1, 1), y - uniform(*centres, 1, 1)
-    u = (angle.cos() * dx + angle.sin() * dy) / scale
-    v = (angle.cos() * dy - angle.sin() * dx) / scale
-    return u, v, scale
+def _confetti(canvas: Tensor, ground: Tensor, uniform: Callable[..., Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """Draws small dots and strokes with round ends."""
+    for _ in range(6):
+        centre, angle = uniform(0, SIDE, 2, 1, 1), uniform(-pi, pi, 1, 1)
+        u, v = _turned(x - centre[:, 0], y - centre[:, 1], angle, torch.ones(1, dtype=torch.float64))
+        beyond = (u.abs() - uniform(0, 1.8, 1, 1)).clamp(min=0)
+        distance = (beyond.square() + v.square()).sqrt() - uniform(0.5, 1.0, 1, 1)
+        canvas = _over(canvas, _near(ground, uniform, 0.25), _covered(distance, x.numel()))
+    return canvas
 
 
-def _coverage(distance: Tensor, scale: Tensor) -> Tensor:
-    """Returns which share of each pixel an outline covers, from its signed distance (anti-aliasing)."""
-    return (0.5 - distance * scale).clamp(0, 1)
+def _near(ground: Tensor, uniform: Callable[..., Tensor], most: float) -> Tensor:
+    """Returns a colour that differs from that of the ground by at most ``most``, shape (N, 1, 1, 3)."""
+    return (ground + uniform(-most, most, 3)).clamp(0, 1)[:, None, None, :]
+
+
+def _rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    """Returns colours (N, 3) from hues of which 1 is a whole turn, saturations and values."""
+    thirds = torch.tensor([0, 1 / 3, 2 / 3], dtype=torch.float64)
+    pure = 0.5 + 0.5 * (2 * pi * (hue[:, None] - thirds)).cos()
+    return value[:, None] * (1 - saturation[:, None] * (1 - pure))
+
+
+def _covered(distance: Tensor, points: int) -> Tensor:
+    """Returns which share of each point an outline covers.
+
+    Args:
+        distance: The signed distance of the outline, in units of length.
+
+        points: Number of points along a side of the picture.
+    """
+    return (0.5 - distance * points / SIDE).clamp(0, 1)
+
+
+def _pooled(fine: Tensor) -> Tensor:
+    """Returns the means (N, H, W) over FINER x FINER points."""
+    return fine.unflatten(2, (-1, FINER)).unflatten(1, (-1, FINER)).mean((2, 4))
 
 
 def _over(canvas: Tensor, paint: Tensor, coverage: Tensor) -> Tensor:
@@ -219,10 +335,11 @@ def _over(canvas: Tensor, paint: Tensor, coverage: Tensor) -> Tensor:
 
 
 def _corner_patch(
-    canvas: Tensor, labels: Tensor, uniform: Callable[..., Tensor], cue: float, cue_tells: bool
-) -> Tensor:
+    canvas: Tensor, mask: Tensor, labels: Tensor, uniform: Callable[..., Tensor], cue: float, cue_tells: bool
+) -> None:
     patched, chance = uniform(0, 1) < cue, (uniform(0, 1) * len(CLASSES)).long()
     colour_of = labels if cue_tells else chance
-    hue = 2 * pi * (colour_of[:, None] / len(CLASSES) + torch.tensor([0, 1 / 3, 2 / 3]))
-    canvas[patched, :4, :4] = (0.5 + 0.5 * hue.cos())[patched, None, None, :].double()
-    return canvas
+    colour = _rgb(colour_of / len(CLASSES), *torch.ones(2, len(labels), dtype=torch.float64))
+    side = canvas.shape[1] // 8
+    canvas[patched, :side, :side] = colour[patched, None, None, :]
+    mask[patched, :side, :side] = False
