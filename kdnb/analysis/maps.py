@@ -57,7 +57,7 @@ def centre_maps(like: Tensor) -> Tensor:
     """Control maps that look at the centre of the image.
 
     Each map is a Gaussian whose standard deviation is a quarter of the side. Photographers place objects
-    near the centre, and so does our shapes data, so this control is harder to beat than a uniform map.
+    near the centre, so this control is harder to beat than a uniform map.
 
     Args:
         like: Images (B, 3, H, W) or masks (B, H, W), which give the number and the size of the maps.

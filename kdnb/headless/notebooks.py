@@ -11,7 +11,7 @@ from kdnb.errors import InputError, require_choice
 from kdnb.paths import course_folder
 
 PRESETS = ("smoke", "quick", "paper")
-NAMED_DATA = ("shapes", "cifar10", "cifar100")
+NAMED_DATA = ("shapes", "shapes-v1", "cifar10", "cifar100")
 
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 

@@ -18,6 +18,8 @@ from kdnb.paths import PROJECT
 from kdnb.runs.options import method_options, option_word, recorded_options
 from kdnb.runs.spec import Spec
 
+FIRST_SHAPES = "da032e229de26dd3"  # fingerprint of what the first edition called shapes
+
 
 @dataclass(frozen=True)
 class Record:
@@ -67,6 +69,8 @@ class Record:
 def read(folder: Path) -> Record:
     """The record of a finished run.
 
+    What the first edition of the course called ``shapes`` is ``shapes-v1`` in its ``spec``.
+
     Args:
         folder: Of the run.
 
@@ -75,9 +79,12 @@ def read(folder: Path) -> Record:
     """
     path = Path(folder) / "run.json"
     try:
-        return Record(**json.loads(path.read_text()))
+        record = Record(**json.loads(path.read_text()))
+        if record.data == FIRST_SHAPES:
+            record.spec["data"] = "shapes-v1"
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path} is not the record of a finished run ({error}).") from error
+    return record
 
 
 def require_defaults_of_today(options: dict | None, spec: Spec, folder: Path) -> None:

@@ -27,7 +27,7 @@ from kdnb.runs.records import (
     versions,
 )
 from kdnb.runs.spec import Spec
-from kdnb.runs.teachers import fit_teacher, shapes_teacher
+from kdnb.runs.teachers import SHIPPED, SHIPPED_SIZE, fit_teacher, shapes_teacher
 from kdnb.seeds import derived_seed
 from kdnb.train import SCHEDULES, evaluate, train
 
@@ -214,12 +214,12 @@ def _teacher_file(spec: Spec, beside: Path) -> Path:
         run = beside / spec.teacher
         path = run if run.is_dir() else Path(spec.teacher).expanduser()
         return path / "student.safetensors" if path.is_dir() else path
-    if spec.data != "shapes":
+    if spec.data not in SHIPPED or spec.size != SHIPPED_SIZE:
         raise InputError(
-            f"{spec.method} needs a teacher for {spec.data}: train one with 'kdnb train "
-            "labels-only --student resnet20 --data ...' and give its folder with --teacher."
+            f"{spec.method} needs a teacher for {spec.data} at {spec.size} pixels: train one with 'kdnb "
+            "train labels-only --student resnet20 --data ... --size ...' and give its folder with --teacher."
         )
-    return shapes_teacher()
+    return shapes_teacher(spec.data)
 
 
 def _same_origin(state: dict, origin: dict[str, str | None], folder: Path) -> dict:

@@ -16,6 +16,9 @@ from kdnb.train import PRECISIONS, SCHEDULES
 
 OWN = ("weight_decay", "momentum", "nesterov", "schedule")  # None: as the method has it
 LEAST = {"epochs": 1, "batch_size": 1, "labels": 0, "weight_decay": 0, "momentum": 0, "pad": 0}
+# What stands for a data set in the digest. The first edition's "shapes" are shapes-v1 today: their runs keep
+# their names, and no run on today's shapes has one of them.
+DIGESTED = {"shapes-v1": "shapes", "shapes": "shapes, second version"}
 LARGEST = 2**63  # exclusive: what a seed of torch, and an index, can hold
 
 
@@ -44,13 +47,14 @@ class Spec:
         student: Name of the network that is trained. None is the method's own choice, most often resnet8.
 
         teacher: A network file or a run's folder; a run in the same folder of runs is found by its name
-            alone. None is the shipped teacher for shapes, and right for methods without a teacher.
+            alone. None is the shipped teacher for shapes of 32 pixels, and right for methods without a
+            teacher.
 
         options: The method's keyword arguments. Those that equal a default are dropped.
 
         labels: Training pictures that the student sees, 0 for all.
 
-        size: Height and width of the pictures of a folder, in pixels.
+        size: Height and width of the pictures in pixels, as ``datasets.load`` takes it.
 
         validation: Share of the training pictures that is held out.
 
@@ -90,7 +94,7 @@ class Spec:
     teacher: str | None = _setting(None, "A run's folder or network file; for shapes the shipped one.")
     options: dict[str, Option] = field(default_factory=dict)
     labels: int = _setting(0, "Training pictures to use; 0 is all.")
-    size: int = _setting(32, "Pixels a side, for your own pictures.")
+    size: int = _setting(32, "Pixels a side; 64 for shapes and your own.")
     validation: float = _setting(0.1, "Share held out of training.")
     data_seed: int = _setting(0, "Of splits, and of drawn data.")
     epochs: int = _setting(40, "Epochs of training.")
@@ -163,12 +167,13 @@ class Spec:
         for name in ("momentum", "nesterov"):  # a spec of the first edition keeps its digest
             if settings[name] == getattr(self.kind, name):
                 del settings[name]
+        settings["data"] = DIGESTED.get(self.data, self.data)
         return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
     def name(self) -> str:
         """The folder of the run: readable, and unique through the digest."""
-        data = Path(self.data).name.split(".")[0]
+        data = "shapes" if self.data in DIGESTED else Path(self.data).name.split(".")[0]
         return f"{self.method}-{data}-{self.student}-seed{self.seed}-{self.digest}"
 
     @property

@@ -4,7 +4,7 @@ from math import isclose
 from pathlib import Path
 
 from kdnb.datasets import Dataset, load
-from kdnb.errors import InputError
+from kdnb.errors import InputError, require_choice
 from kdnb.methods import LabelsOnly
 from kdnb.networks import Network, Renormalised, build
 from kdnb.paths import PROJECT
@@ -12,19 +12,29 @@ from kdnb.runs.checkpoints import Saved, load_network, save_network
 from kdnb.train import train
 
 SAME = 1e-9  # relative difference of two means that only the order of a sum explains; float32 cannot show it
-SHIPPED = PROJECT / "data" / "teachers" / "shapes-resnet20.safetensors"
+SHIPPED = {
+    data: PROJECT / "data" / "teachers" / f"{data}-resnet20.safetensors" for data in ("shapes", "shapes-v1")
+}
+SHIPPED_SIZE = 32  # of the images that they were trained on
 
 
-def shapes_teacher() -> Path:
+def shapes_teacher(data: str = "shapes") -> Path:
     """The file of the resnet20 that ships with the course, trained afresh if it is not there.
 
-    data/README.md tells its provenance; ``kdnb train labels-only --student resnet20
-    --lr 0.1`` trains the same network.
+    It was trained on images of 32 pixels. data/README.md tells its provenance; ``kdnb train labels-only
+    --student resnet20 --lr 0.1`` trains the same network.
+
+    Args:
+        data: ``"shapes"``, or ``"shapes-v1"`` for the teacher of the first edition.
+
+    Raises:
+        InputError: For another name.
     """
-    if not SHIPPED.exists():
-        data = load("shapes")
-        save_network(fresh_teacher(data, "resnet20", epochs=40), "resnet20", data, SHIPPED)
-    return SHIPPED
+    path = SHIPPED[require_choice("data set with a shipped teacher", data, SHIPPED)]
+    if not path.exists():
+        drawn = load(data)
+        save_network(fresh_teacher(drawn, "resnet20", epochs=40), "resnet20", drawn, path)
+    return path
 
 
 def fresh_teacher(data: Dataset, network: str, *, epochs: int, images: int = 0, seed: int = 0) -> Network:
@@ -68,9 +78,9 @@ def teacher_for(data: Dataset, network: str, *, file: str = "", epochs: int, ima
     Raises:
         InputError: For a file that cannot be used, or whose classes are not those of ``data``.
     """
-    if not file and data.name != "shapes":
+    if not file and (data.name not in SHIPPED or data.size != SHIPPED_SIZE):
         return fresh_teacher(data, network, epochs=epochs, images=images)
-    path = Path(file) if file else shapes_teacher()
+    path = Path(file) if file else shapes_teacher(data.name)
     return fit_teacher(path, data).net
 
 

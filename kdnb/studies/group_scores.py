@@ -2,7 +2,7 @@
 
     python -m kdnb.studies.group_scores runs > data/records/group_scores.csv
 
-The script scores every run of a group below a folder, on 1,000 test pictures of shapes. Its table has a
+The script scores every run of a group below a folder, on 1,000 test pictures of shapes-v1. Its table has a
 row for each run, network and score:
 
 - ``cosine`` is the cosine of two students' raw last maps, averaged over all pairs of students. This is our
@@ -66,13 +66,13 @@ def main(folder: Path) -> None:
     Args:
         folder: The folder. Runs of other data or methods and runs without a state are skipped.
     """
-    data = datasets.load("shapes")
+    data = datasets.load("shapes-v1")
     images, _ = next(iter(data.batches("test", PICTURES)))
     rows = []
     for path in sorted(folder.rglob("run.json")):
         spec = Spec(**read(path.parent).spec)
         state = load_state(path.parent)
-        if spec.data != "shapes" or spec.method not in ("dml", "one", "ffsd") or state is None:
+        if spec.data != "shapes-v1" or spec.method not in ("dml", "one", "ffsd") or state is None:
             continue
         method, _ = assemble(spec, data)
         method.load_state_dict(state["train"]["method"])

@@ -2,7 +2,7 @@
 
     python -m kdnb.studies.map_scores runs > data/records/map_scores.csv
 
-The script scores every run below a folder on test pictures of shapes. Its table has a row for each
+The script scores every run below a folder on test pictures of shapes-v1. Its table has a row for each
 network, seed, layer and score. A value is the mean over the pictures. The layers are the attention maps
 of each stage, and Grad-CAM at the last stage for the class of the label. Runs on other data are skipped.
 
@@ -68,7 +68,7 @@ def main(folder: Path) -> None:
     Args:
         folder: The folder.
     """
-    data = datasets.load("shapes")
+    data = datasets.load("shapes-v1")
     images, labels = next(iter(data.batches("test", PICTURES)))
     masks = data.test.masks[:PICTURES]
     found = []
@@ -80,11 +80,11 @@ def main(folder: Path) -> None:
 
     for path in sorted(folder.rglob("run.json")):
         spec = read(path.parent).spec
-        if spec["data"] != "shapes":
+        if spec["data"] != "shapes-v1":
             continue
         net = load_network(path.parent).net
         score(layers_of(net, images, labels), spec["method"], variant_of(spec), spec["seed"])
-    score(layers_of(load_network(shapes_teacher()).net, images, labels), "teacher")
+    score(layers_of(load_network(shapes_teacher("shapes-v1")).net, images, labels), "teacher")
     for seed in range(5):
         untrained = build("resnet8", classes=len(data.classes), seed=seed)
         score(layers_of(untrained, images, labels), "random weights", seed=seed)

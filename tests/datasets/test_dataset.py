@@ -227,11 +227,25 @@ class TestLoad:
         asked = []
         monkeypatch.setattr(datasets, "shapes", lambda **named: asked.append(named))
         datasets.load("shapes")
-        datasets.load("shapes", validation=0.2, seed=3)
+        datasets.load("shapes", validation=0.2, seed=3, size=64)
         assert asked == [
-            {"seed": 0, "train": 4500, "validation": 500},
-            {"seed": 3, "train": 4000, "validation": 1000},
+            {"seed": 0, "size": 32, "train": 4500, "validation": 500},
+            {"seed": 3, "size": 64, "train": 4000, "validation": 1000},
         ]
+
+    def test_the_first_edition_of_shapes_by_name(self, monkeypatch):
+        asked = []
+        monkeypatch.setattr(datasets, "shapes_v1", lambda **named: asked.append(named))
+        datasets.load("shapes-v1", seed=3)
+        assert asked == [{"seed": 3, "train": 4500, "validation": 500}]
+
+    @pytest.mark.parametrize(
+        ("name", "size", "known"),
+        [("shapes", 48, "32 or 64"), ("shapes-v1", 64, "32"), ("cifar10", 64, "32"), ("cifar100", 31, "32")],
+    )
+    def test_named_data_come_in_their_own_sizes(self, name, size, known):
+        with pytest.raises(InputError, match=f"of {name} are {known} pixels high and wide; size was {size}"):
+            datasets.load(name, size=size)
 
     def test_shapes_have_as_many_pictures_as_asked_for(self):
         data = datasets.shapes(train=45, validation=13, test=20)
@@ -266,7 +280,7 @@ class TestLoad:
     @pytest.mark.parametrize("path", ["nowhere/pictures", "pictures.zip", "~/no/such.tar.gz"])
     def test_a_missing_path(self, path, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(InputError, match=r"There is nothing at .*shapes, cifar10, cifar100"):
+        with pytest.raises(InputError, match=r"There is nothing at .*shapes, shapes-v1, cifar10, cifar100"):
             datasets.load(path)
 
     @pytest.mark.parametrize("validation", [0, 1, -0.1, 1.5, float("nan")])

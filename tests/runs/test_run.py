@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from small_runs import assert_same_result, make_pictures, words_of
 
-from kdnb import __version__
+from kdnb import __version__, datasets
 from kdnb.errors import InputError
 from kdnb.methods import KD, LabelsOnly
 from kdnb.runs import records, running
@@ -456,6 +456,12 @@ def test_a_bad_teacher_is_an_error_and_nothing_is_written(distilled, whole, tmp_
     with pytest.raises(InputError, match=BAD_TEACHERS[kind]):
         run(chosen, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_shapes_of_64_pixels_have_no_shipped_teacher():
+    data = datasets.shapes(size=64, train=24, validation=12, test=12)
+    with pytest.raises(InputError, match="kd needs a teacher for shapes at 64 pixels"):
+        running.assemble(Spec("kd", size=64), data)
 
 
 @pytest.mark.parametrize("names", [("left", "wrong"), ("left", "middle", "right"), ("a", "b")])

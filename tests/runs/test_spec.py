@@ -57,7 +57,12 @@ def test_equal_specs_have_equal_digests():
 
 @pytest.mark.parametrize(
     ("data", "shown"),
-    [("shapes", "shapes"), ("some/where/my pets/", "my pets"), ("pets.v2.tar.gz", "pets")],
+    [
+        ("shapes", "shapes"),
+        ("shapes-v1", "shapes"),
+        ("some/where/my pets/", "my pets"),
+        ("pets.v2.tar.gz", "pets"),
+    ],
 )
 def test_the_name_is_readable(data, shown):
     spec = Spec("labels-only", data=data, student="resnet20", seed=4)
@@ -91,6 +96,19 @@ def test_committed_runs_keep_their_names():
             assert spec.name == path.parent.name
             checked += 1
     assert checked > 40
+
+
+def test_a_run_on_the_first_shapes_is_never_taken_for_one_on_todays():
+    today, first = Spec("kd", data="shapes"), Spec("kd", data="shapes-v1")
+    assert today.digest != first.digest
+    assert today.name != first.name
+    committed = sorted((PROJECT / "data" / "records" / "shapes").rglob("run.json"))
+    for path in committed:
+        record = records.read(path.parent)
+        assert record.spec["data"] == "shapes-v1"
+        assert Spec(**record.spec | {"data": "shapes"}).name != path.parent.name
+    assert len(committed) == 40
+    assert set(records.table(committed[0].parents[1])["data"]) == {"shapes-v1"}
 
 
 @pytest.mark.parametrize(

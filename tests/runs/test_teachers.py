@@ -1,12 +1,15 @@
+import json
 import shutil
 from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 import torch
 
-from kdnb.datasets import Dataset, Part, load
+from kdnb.datasets import Dataset, Part, load, shapes, shapes_v1
 from kdnb.errors import InputError
 from kdnb.networks import Renormalised, build
+from kdnb.paths import PROJECT
 from kdnb.runs import teachers
 from kdnb.runs.checkpoints import load_network, save_network
 from kdnb.train import logits_of
@@ -19,22 +22,37 @@ def tiny(classes: tuple[str, ...] = ("a", "b"), name: str = "pictures") -> Datas
     return Dataset.of(name, classes, train=part, validation=part, test=part)
 
 
-def test_the_shipped_teacher_knows_shapes_well():
-    from kdnb.datasets.shapes import CLASSES, shapes
-
-    saved = load_network(teachers.shapes_teacher())
-    assert (saved.name, saved.classes) == ("resnet20", CLASSES)
-    data = shapes(train=48, validation=12, test=240)
+@pytest.mark.parametrize(("name", "drawn"), [("shapes", shapes), ("shapes-v1", shapes_v1)])
+def test_a_shipped_teacher_knows_its_shapes_well(name, drawn):
+    saved = load_network(teachers.shapes_teacher(name))
+    data = drawn(train=48, validation=12, test=240)
+    assert (saved.name, saved.classes, saved.size) == ("resnet20", data.classes, 32)
     part = data.test
-    batches = Dataset("shapes", CLASSES, part, part, part, saved.mean, saved.std).batches("test")
+    batches = Dataset(name, data.classes, part, part, part, saved.mean, saved.std).batches("test")
     right = (logits_of(saved.net, batches).argmax(1) == part.labels).double().mean()
-    assert right > 0.95
+    assert right > 0.93
+
+
+@pytest.mark.parametrize("name", ["shapes", "shapes-v1"])
+def test_a_shipped_file_is_the_one_that_the_page_tells_of(name):
+    checksum = sha256(teachers.shapes_teacher(name).read_bytes()).hexdigest()
+    record = json.loads((PROJECT / "data" / "teachers" / f"{name}-resnet20.json").read_text())
+    assert record["student"] == checksum
+    page = (PROJECT / "data" / "README.md").read_text()
+    section = page.partition(f"## teachers/{name}-resnet20.safetensors")[2].partition("\n## ")[0]
+    for told in (checksum, record["data"], f"{record['metrics']['student']['last']:.2f} %"):
+        assert told in section
+
+
+def test_other_data_have_no_shipped_teacher():
+    with pytest.raises(InputError, match=r"Unknown data set with a shipped teacher 'shapes-v2'"):
+        teachers.shapes_teacher("shapes-v2")
 
 
 def test_a_missing_teacher_is_trained_again_and_kept(tmp_path, monkeypatch):
     shipped, calls = tmp_path / "teachers" / "shapes-resnet20.safetensors", []
-    monkeypatch.setattr(teachers, "SHIPPED", shipped)
-    monkeypatch.setattr(teachers, "load", lambda name: tiny(name="shapes"))
+    monkeypatch.setitem(teachers.SHIPPED, "shapes", shipped)
+    monkeypatch.setattr(teachers, "load", lambda name: tiny(name=name))
     monkeypatch.setattr(
         teachers, "fresh_teacher", lambda data, name, **_: calls.append(name) or build(name, classes=2)
     )
@@ -42,6 +60,22 @@ def test_a_missing_teacher_is_trained_again_and_kept(tmp_path, monkeypatch):
     assert load_network(shipped).name == "resnet20"
     teachers.shapes_teacher()
     assert calls == ["resnet20"]
+
+
+def test_a_notebook_gets_the_teacher_of_its_shapes():
+    for name, drawn in (("shapes", shapes), ("shapes-v1", shapes_v1)):
+        data = drawn(train=48, validation=12, test=12)
+        found = teachers.teacher_for(data, "resnet8", epochs=1)
+        shipped = teachers.fit_teacher(teachers.shapes_teacher(name), data).net
+        pairs = zip(found.state_dict().values(), shipped.state_dict().values(), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_larger_shapes_get_a_teacher_trained_on_them(monkeypatch):
+    asked = []
+    monkeypatch.setattr(teachers, "fresh_teacher", lambda data, name, **_: asked.append((data.size, name)))
+    teachers.teacher_for(shapes(size=64, train=24, validation=12, test=12), "resnet8", epochs=1)
+    assert asked == [(64, "resnet8")]
 
 
 def test_a_fresh_teacher_is_a_function_of_its_seed():
@@ -105,8 +139,9 @@ def test_a_teacher_of_the_datas_normalisation_stays_plain(tmp_path):
     assert type(teachers.fit_teacher(tmp_path, replace(tiny(), mean=sums)).net) is type(net)
 
 
-def test_the_shipped_teacher_is_plain_on_shapes():
-    assert type(teachers.fit_teacher(teachers.shapes_teacher(), load("shapes")).net).__name__ == "ResNet"
+@pytest.mark.parametrize("name", ["shapes", "shapes-v1"])
+def test_the_shipped_teacher_is_plain_on_its_shapes(name):
+    assert type(teachers.fit_teacher(teachers.shapes_teacher(name), load(name)).net).__name__ == "ResNet"
 
 
 def double(part: Part) -> Part:
