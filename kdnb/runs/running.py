@@ -39,6 +39,7 @@ def run(
     resume: bool = False,
     again: bool = False,
     data_root: Path | None = None,
+    memory: int | None = None,
     evaluate_every: int = 1,
     report: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> Record:
@@ -56,7 +57,11 @@ def run(
 
         again: Whether a finished or interrupted run is replaced by a new one.
 
-        data_root: Where data are downloaded and archives unpacked; the course's ``data`` folder if None.
+        data_root: Where data are downloaded, archives unpacked, and decoded pictures kept; the course's
+            ``data`` folder if None.
+
+        memory: Bytes that the decoded pictures of a folder may fill, as for ``datasets.load``. It changes
+            no weight.
 
         evaluate_every: Epochs from one evaluation to the next; the last epoch always has one. It changes
             no weight, but the selected and the best epoch are among those evaluated.
@@ -79,9 +84,8 @@ def run(
         require_defaults_of_today(record.options, spec, folder)
         return record
     state = None if again else _interrupted(spec, folder, resume)
-    data = datasets.load(
-        spec.data, size=spec.size, seed=spec.data_seed, validation=spec.validation, root=data_root
-    )
+    places = {"root": data_root, "memory": memory}
+    data = datasets.load(spec.data, size=spec.size, seed=spec.data_seed, validation=spec.validation, **places)
     shown = data.few(spec.labels, seed=spec.seed) if spec.labels else data
     method, teacher = assemble(spec, shown)
     share = getattr(method, "batch_size", None)  # where images of a batch are compared
@@ -238,6 +242,7 @@ def _finish(
         seconds=round(state["seconds"], 1),
         evaluate_every=evaluate_every,
         options=spec.all_options,
+        loading=data.loading,
     )
     if leads():
         write_whole(folder / "run.json", json.dumps(asdict(record), indent=2) + "\n")

@@ -50,7 +50,8 @@ class Spec:
 
         labels: Training pictures that the student sees, 0 for all.
 
-        size: Height and width of the pictures of a folder, in pixels.
+        size: Height and width of the pictures of a folder, in pixels. From 128 on they are decoded anew in
+            every epoch and shown as random resized crops.
 
         validation: Share of the training pictures that is held out.
 
@@ -72,7 +73,8 @@ class Spec:
 
         flip: Whether pictures are mirrored at random.
 
-        pad: Pixels that are added on every side before a random crop.
+        pad: Pixels that are added on every side before a random crop; without effect where pictures are
+            streamed, as is ``padding``.
 
         padding: ``"zero"`` or ``"reflect"``.
 
@@ -90,7 +92,7 @@ class Spec:
     teacher: str | None = _setting(None, "A run's folder or network file; for shapes the shipped one.")
     options: dict[str, Option] = field(default_factory=dict)
     labels: int = _setting(0, "Training pictures to use; 0 is all.")
-    size: int = _setting(32, "Pixels a side, for your own pictures.")
+    size: int = _setting(32, "Pixels a side, for your own pictures; from 128 on they are streamed.")
     validation: float = _setting(0.1, "Share held out of training.")
     data_seed: int = _setting(0, "Of splits, and of drawn data.")
     epochs: int = _setting(40, "Epochs of training.")
