@@ -67,8 +67,8 @@ class ImageFiles(ImageStore):
 
     def __getitem__(self, index: int | slice | Tensor) -> Tensor:
         rows = torch.arange(len(self))[index]
-        images = [torch.from_numpy(self.view(row, centre)) for row in rows.reshape(-1).tolist()]
-        return torch.stack(images).view(*rows.shape, *self.shape[1:])
+        images = np.stack([self.view(row, centre) for row in rows.reshape(-1).tolist()])
+        return torch.from_numpy(images).view(*rows.shape, *self.shape[1:])
 
     def take(self, index: Tensor) -> ImageFiles:
         return ImageFiles(self.root, self.names, self.rows[index], self.size)

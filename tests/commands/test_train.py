@@ -51,6 +51,13 @@ def test_a_small_budget_reads_from_a_cache_and_says_so(spec, whole, tmp_path):
     assert "read from a cache on disk, because they exceed --memory" in result.stdout
 
 
+def test_streaming_is_told(spec, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdnb.datasets.folder.STREAMED", 8)
+    result = train(replace(spec, epochs=1), tmp_path)
+    assert result.exit_code == 0
+    assert "streamed: decoded anew in every epoch, as random resized crops" in result.stdout
+
+
 def test_json_is_one_document_on_stdout_also_for_a_finished_run(spec, whole, tmp_path):
     first = train(spec, tmp_path, "--json")
     record = json.loads(first.stdout)
