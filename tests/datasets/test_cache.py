@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -89,6 +90,7 @@ def test_few_pictures_wait_while_one_is_used(root, monkeypatch):
     monkeypatch.setattr(decoding, "square", lambda file, size: opened.append(file) or whole(file, size))
     pictures = decoding.decoded(sorted(root.rglob("*.png")), 8)
     next(pictures)
+    time.sleep(0.2)  # in which the threads could decode all forty
     pictures.close()
     assert len(opened) <= 10  # five groups of two: four and the next one
 
@@ -148,7 +150,9 @@ def test_a_changed_folder_gets_another_cache(read, root, folder, change):
     if change == "time":
         os.utime(file, ns=(1, 1))
     elif change == "size":
+        before_it = file.stat()
         Image.new("RGB", (9, 9)).save(file)
+        os.utime(file, ns=(before_it.st_atime_ns, before_it.st_mtime_ns))
     elif change == "more":
         shutil.copy(file, root / "a" / "100.png")
     else:
