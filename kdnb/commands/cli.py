@@ -155,7 +155,7 @@ def list_() -> None:
     from kdnb.datasets import DATASETS
     from kdnb.headless.notebooks import course_notebooks, read_notebook
     from kdnb.methods import METHODS
-    from kdnb.networks import DYNAMIC, NETWORKS
+    from kdnb.networks import DYNAMIC, NETWORKS, TORCHVISION
     from kdnb.runs.options import method_options, option_word
 
     notebooks = [read_notebook(path) for path in course_notebooks()]
@@ -171,10 +171,13 @@ def list_() -> None:
         click.echo(f"  {name:{max(map(len, METHODS))}}  {_first_line(method)}")
         for option, default in method_options(method).items():
             click.echo(f"        {option} = {option_word(default)}")
-    _section("Networks (cost for 10 classes, one 32 x 32 picture)", {n: _cost(n) for n in NETWORKS})
+    own = {name: _cost(name, 32) for name in NETWORKS if not name.startswith(TORCHVISION)}
+    _section("Networks (cost for 10 classes, one 32 x 32 picture)", own)
     click.echo(
         f"  NAME{DYNAMIC}: any of these networks with all convolutions made dynamic, like the teacher of ECD"
     )
+    others = {name: _cost(name, 224) for name in NETWORKS if name.startswith(TORCHVISION)}
+    _section("Networks of torchvision, without its weights (one 224 x 224 picture)", others)
     _section("Data sets", DATASETS)
 
 
@@ -182,10 +185,10 @@ def _first_line(described: object) -> str:
     return (described.__doc__ or "").strip().partition("\n")[0]
 
 
-def _cost(network: str) -> str:
+def _cost(network: str, size: int) -> str:
     from kdnb.networks import build, cost
 
-    parameters, macs = cost(build(network, classes=10))
+    parameters, macs = cost(build(network, classes=10), size=size)
     return f"{parameters:>10,} parameters, {macs / 1e6:6.1f} million multiplications"
 
 

@@ -13,6 +13,10 @@ from click.core import ParameterSource
 if TYPE_CHECKING:
     from kdnb.runs.records import Record
 
+LOADING = {
+    "cache": "The pictures were read from a cache on disk, because they exceed --memory.",
+    "stream": "The pictures were streamed: decoded anew in every epoch, as random resized crops.",
+}
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
 
@@ -54,6 +58,9 @@ def _option(setting: Field) -> click.Option:
 @click.option("--evaluate-every", default=1, show_default=True, type=click.IntRange(min=1), help="In epochs.")
 @click.option("--out", default="runs", type=click.Path(path_type=Path), show_default=True)
 @click.option("--data-root", type=click.Path(path_type=Path), help="For downloads and archives.")
+@click.option(
+    "--memory", metavar="SIZE", help="Of decoded pictures, such as 2G; half of what is free if unset."
+)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @click.option("--force", is_flag=True, help="Repeat a finished run, or restart an interrupted one.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON, for scripts.")
@@ -63,6 +70,7 @@ def train(
     options: tuple[str, ...],
     out: Path,
     data_root: Path | None,
+    memory: str | None,
     evaluate_every: int,
     resume: bool,
     force: bool,
@@ -76,6 +84,7 @@ def train(
 
         kdnb train kd --data shapes --student resnet8 --labels 500 -o temperature=2
     """
+    from kdnb.datasets import bytes_from_words
     from kdnb.errors import InputError
     from kdnb.runs.running import leads, run
     from kdnb.runs.spec import Spec, with_options
@@ -83,6 +92,7 @@ def train(
 
     given = {name: value for name, value in settings.items() if _is_given(context, name)}
     spec = with_options(Spec(**given), list(options))
+    budget = None if memory is None else bytes_from_words(memory)
     folder = out / spec.name
     if (folder / "run.json").exists() and not force and leads():
         click.echo(f"Already finished: {folder} (--force repeats it)", err=True)
@@ -93,6 +103,7 @@ def train(
             resume=resume,
             again=force,
             data_root=data_root,
+            memory=budget,
             evaluate_every=evaluate_every,
             report=_reporter(spec.epochs),
         )
@@ -124,6 +135,8 @@ def _reporter(epochs: int) -> Callable[[dict[str, float]], None]:
 def _summary(folder: Path, record: "Record") -> str:
     """Where the run lies and how accurate every learner is."""
     lines = [f"{folder}  ({record.seconds:.0f} s)"]
+    if record.loading in LOADING:
+        lines.append(LOADING[record.loading])
     for learner, metrics in record.metrics.items():
         lines.append(
             f"{learner}: test accuracy {metrics['last']:.2f} % at the last epoch, "

@@ -1,4 +1,4 @@
-"""Data sets that are kept in memory, by name or from a folder of your own pictures."""
+"""Data sets by name or from a folder of your own pictures, which memory need not hold."""
 
 from pathlib import Path
 
@@ -6,8 +6,11 @@ from kdnb.datasets.batches import Augmentation, Batch, Batches
 from kdnb.datasets.cifar import cifar
 from kdnb.datasets.dataset import Dataset, Part, stratified_split
 from kdnb.datasets.folder import image_folder
+from kdnb.datasets.images import ImageStore
+from kdnb.datasets.memory import bytes_from_words
 from kdnb.datasets.shapes import SIZES, shapes
 from kdnb.datasets.shapes_v1 import shapes_v1
+from kdnb.datasets.streaming import StreamedBatches
 from kdnb.errors import InputError, require_choice
 from kdnb.paths import PROJECT
 
@@ -17,7 +20,10 @@ __all__ = [
     "Batch",
     "Batches",
     "Dataset",
+    "ImageStore",
     "Part",
+    "StreamedBatches",
+    "bytes_from_words",
     "cifar",
     "image_folder",
     "load",
@@ -44,22 +50,27 @@ def load(
     seed: int = 0,
     validation: float = 0.1,
     root: str | Path | None = None,
+    memory: int | None = None,
 ) -> Dataset:
     """Loads a data set.
 
     Args:
         data: The name of a data set, or the path of a folder of pictures or of an archive of such a folder.
 
-        size: Height and width in pixels. The pictures of a folder are brought to it. ``shapes`` are drawn
-            with 32 or 64 pixels. ``shapes-v1`` and CIFAR have 32.
+        size: Height and width in pixels. The pictures of a folder are brought to it. From 128 pixels on they
+            are streamed: decoded anew whenever they are shown, for training as random resized crops.
+            ``shapes`` are drawn with 32 or 64 pixels. ``shapes-v1`` and CIFAR have 32.
 
         seed: Seed of the split into parts, and of the pictures of ``shapes``.
 
         validation: Share of the training pictures that are held out for validation. Every class gives the
             same share.
 
-        root: The folder into which CIFAR is downloaded and archives are unpacked. None means the course's
-            ``data`` folder.
+        root: The folder into which CIFAR is downloaded and archives are unpacked, and in which decoded
+            pictures are kept. None means the course's ``data`` folder.
+
+        memory: Bytes that the decoded pictures of a folder may fill. What exceeds them is kept in a file
+            that is mapped into memory; the batches have the same bits. None is half of what is free.
 
     Returns:
         The data set.
@@ -84,7 +95,8 @@ def load(
         return cifar(str(data), root=root, seed=seed, validation=validation)
     path = Path(data).expanduser()
     if path.exists():
-        return image_folder(path, size=size, seed=seed, validation=validation, cache=root / "cache")
+        options = {"size": size, "seed": seed, "validation": validation, "memory": memory}
+        return image_folder(path, **options, cache=root / "cache")
     if path.parent == Path() and not path.suffix:
         require_choice("data set (and there is no folder of that name)", str(data), DATASETS)
     raise InputError(

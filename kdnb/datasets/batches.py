@@ -1,4 +1,5 @@
-"""Batches cut from one tensor in memory: no worker processes, augmentation on the device."""
+"""Batches cut from one tensor in memory, or from a file that is mapped into it: no worker processes,
+augmentation on the device."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kdnb.datasets.images import Images, placed
 from kdnb.errors import InputError, require_choice
 from kdnb.seeds import derived_seed
 
@@ -100,7 +102,8 @@ class Batches:
     every machine and after any interruption. Iterating without naming an epoch gives epoch 0.
 
     Args:
-        images: All pixels, uint8 (N, H, W, 3).
+        images: All pixels, uint8 (N, H, W, 3). Where they do not lie on the device of the labels, every batch
+            is gathered where they are and then brought there.
 
         labels: Their classes, int64 (N,).
 
@@ -128,7 +131,7 @@ class Batches:
             incomplete one is dropped, and further views without augmentation, which would all be equal.
     """
 
-    images: Tensor
+    images: Images
     labels: Tensor
     batch_size: int
     mean: tuple[float, ...]
@@ -165,9 +168,10 @@ class Batches:
         return self.epoch(0)
 
     def to(self, device: torch.device | str) -> Batches:
-        """The same batches from a copy of the data on ``device``."""
+        """The same batches on ``device``, from a copy of the data there where its memory holds one."""
+        images, labels = placed(self.images, torch.device(device)), self.labels.to(device)
         indices = None if self.indices is None else self.indices.to(device)
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device), indices=indices)
+        return replace(self, images=images, labels=labels, indices=indices)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of one epoch.
@@ -179,23 +183,60 @@ class Batches:
             number: Of the epoch, counted from 0.
         """
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "batches", number))
-        count, device = len(self.labels), self.images.device
+        count, device = len(self.labels), self.labels.device
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         order = order[: len(self) * self.batch_size]
-        chosen = order.to(device).split(self.batch_size)
         views = [self._draws(len(order), generator)]
         for view in range(1, self.views + 1):
             seed = derived_seed(self.seed, "view", view, number)
             views.append(self._draws(len(order), torch.Generator().manual_seed(seed)))
-        scale = 1 / (255 * torch.tensor(self.std, device=device))
-        shift = -torch.tensor(self.mean, device=device) * 255 * scale
-        for place, rows in enumerate(chosen):
+        scale, shift = self.scale_and_shift()
+        chosen = zip(order.split(self.batch_size), order.to(device).split(self.batch_size), strict=True)
+        for place, (places, rows) in enumerate(chosen):
+            source, read = self._source(places, rows)
             shown = []
             for draws in views:
-                pixels = self.images[rows] if draws is None else self._crop(rows, *(d[place] for d in draws))
-                shown.append(pixels.float().mul_(scale).add_(shift).permute(0, 3, 1, 2))
+                pixels = (
+                    source[read] if draws is None else self._crop(source, read, *(d[place] for d in draws))
+                )
+                shown.append(self.normalised(pixels, scale, shift))
             indices = rows if self.indices is None else self.indices[rows]
             yield Batch(shown[0], self.labels[rows], indices, tuple(shown[1:]))
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """By which a pixel is multiplied, and what is then added to it, one number a channel (3,)."""
+        device = self.labels.device
+        scale = 1 / (255 * torch.tensor(self.std, device=device))
+        return scale, -torch.tensor(self.mean, device=device) * 255 * scale
+
+    @staticmethod
+    def normalised(pixels: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Images as a network sees them (B, 3, H, W), float32.
+
+        Args:
+            pixels: uint8 (B, H, W, 3).
+
+            scale: Of every channel (3,).
+
+            shift: Of every channel (3,).
+        """
+        return pixels.float().mul_(scale).add_(shift).permute(0, 3, 1, 2)
+
+    def _source(self, places: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Images on the device, and where those of a batch lie among them.
+
+        Args:
+            places: Places of the images in ``self.images`` (B,), on the CPU.
+
+            rows: The same on the device.
+        """
+        device = rows.device
+        if isinstance(self.images, Tensor) and self.images.device == device:
+            return self.images, rows
+        gathered = self.images[places]
+        if device.type == "cuda":
+            gathered = gathered.pin_memory().to(device, non_blocking=True)
+        return gathered.to(device), torch.arange(len(rows), device=device)
 
     def _draws(self, count: int, generator: torch.Generator) -> tuple[tuple[Tensor, ...], ...] | None:
         """The random shifts (2, B, 1) and flips (B, 1) of every batch of ``count`` images, on the device."""
@@ -206,22 +247,22 @@ class Batches:
         for size in sizes:
             shifts.append(torch.randint(0, 2 * pad + 1, (2, size, 1), generator=generator) - pad)
             flips.append(torch.rand((size, 1), generator=generator) < 0.5)
-        device = self.images.device
+        device = self.labels.device
         return (
             torch.cat(shifts, 1).to(device).split(sizes, 1),
             torch.cat(flips).to(device).split(sizes),
         )
 
-    def _crop(self, index: Tensor, shift: Tensor, flip: Tensor) -> Tensor:
+    def _crop(self, images: Tensor, index: Tensor, shift: Tensor, flip: Tensor) -> Tensor:
         """Flips and crops in one gather: every pixel of the batch is read once, where it lies."""
-        augmentation, (height, width) = self.augmentation, self.images.shape[1:3]
+        augmentation, (height, width) = self.augmentation, images.shape[1:3]
         rows = torch.arange(height, device=index.device) + shift[0]  # (B, H), may leave the image
         columns = torch.arange(width, device=index.device) + shift[1]  # (B, W)
         if augmentation.flip:
             columns = torch.where(flip, columns.flip(1), columns)
         inside = _inside(rows, height)[:, :, None] & _inside(columns, width)[:, None, :]
         rows, columns = _reflected(rows, height), _reflected(columns, width)
-        crop = self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+        crop = images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
         if augmentation.padding == "zero":
             crop = crop * inside[..., None]
         return crop

@@ -1,4 +1,4 @@
-"""A data set in memory: three parts, their statistics, and the splits that make them."""
+"""A data set: three parts, their statistics, and the splits that make them."""
 
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from kdnb.datasets.batches import Augmentation, Batches
+from kdnb.datasets.images import Images, chunks, content, taken
+from kdnb.datasets.streaming import LARGEST_BATCH, ImageFiles, StreamedBatches
 from kdnb.errors import InputError, require_choice
 from kdnb.seeds import derived_seed
 
@@ -16,7 +18,8 @@ class Part:
     """Images of a data set that serve one purpose.
 
     Args:
-        images: Pixels, uint8 (N, H, W, 3).
+        images: Pixels, uint8 (N, H, W, 3): a tensor, or an ``ImageStore`` that reads like one where memory
+            does not hold them.
 
         labels: Classes, int64 (N,).
 
@@ -26,7 +29,7 @@ class Part:
             where they are all, numbered as they lie.
     """
 
-    images: Tensor
+    images: Images
     labels: Tensor
     masks: Tensor | None = None
     indices: Tensor | None = None
@@ -41,7 +44,7 @@ class Part:
             index: Places in this part, int64.
         """
         masks = None if self.masks is None else self.masks[index]
-        return Part(self.images[index], self.labels[index], masks)
+        return Part(taken(self.images, index), self.labels[index], masks)
 
     @property
     def numbers(self) -> Tensor:
@@ -90,6 +93,7 @@ class Dataset:
         validation: Part,
         test: Part,
         families: tuple[int, ...] | None = None,
+        statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
     ) -> "Dataset":
         """A data set whose mean and standard deviation are measured on its training part.
 
@@ -105,15 +109,22 @@ class Dataset:
             test: For the final evaluation.
 
             families: For every class the number of its family of look-alikes, where that is known.
+
+            statistics: Mean and standard deviation of every channel, where they are not to be measured.
         """
-        channels = [_mean_and_std(train.images[..., channel]) for channel in range(3)]
-        mean, std = zip(*channels, strict=True)
+        mean, std = statistics or _mean_and_std(train.images)
         return cls(name, classes, train, validation, test, mean, std, families)
 
     @property
     def size(self) -> int:
         """Height and width of every image, in pixels."""
         return self.train.images.shape[1]
+
+    @property
+    def loading(self) -> str:
+        """How the images are held: in ``"memory"``, in a ``"cache"`` on disk, or as a ``"stream"``."""
+        images = self.train.images
+        return "memory" if isinstance(images, Tensor) else images.loading
 
     def train_batches(
         self,
@@ -130,14 +141,16 @@ class Dataset:
 
             seed: Of the order and of the augmentation.
 
-            augmentation: What is drawn for every image; None shows the images as they are.
+            augmentation: What is drawn for every image; None shows the images as they are. Pictures that are
+                streamed are shown as random resized crops instead of padded ones.
 
             drop_last: Whether an incomplete last batch is left out.
         """
         images, labels = self.train.images, self.train.labels
         options = {"shuffle": True, "augmentation": augmentation, "drop_last": drop_last}
         options["indices"] = self.train.indices
-        return Batches(images, labels, batch_size, self.mean, self.std, seed=seed, **options)
+        kind = StreamedBatches if isinstance(images, ImageFiles) else Batches
+        return kind(images, labels, batch_size, self.mean, self.std, seed=seed, **options)
 
     def batches(self, part: str, batch_size: int = 500) -> Batches:
         """Batches of one part in stored order, not augmented.
@@ -145,13 +158,15 @@ class Dataset:
         Args:
             part: ``"train"``, ``"validation"`` or ``"test"``.
 
-            batch_size: Images in a batch.
+            batch_size: Images in a batch. Pictures that are streamed come 64 at a time at most.
 
         Raises:
             InputError: For another part.
         """
         chosen: Part = getattr(self, require_choice("part", part, ("train", "validation", "test")))
         about = {"mean": self.mean, "std": self.std, "indices": chosen.indices}
+        if isinstance(chosen.images, ImageFiles):
+            return StreamedBatches(chosen.images, chosen.labels, min(batch_size, LARGEST_BATCH), **about)
         return Batches(chosen.images, chosen.labels, batch_size, **about)
 
     def few(self, count: int, *, seed: int = 0) -> "Dataset":
@@ -177,10 +192,14 @@ class Dataset:
         return replace(self, train=chosen)
 
     def fingerprint(self) -> str:
-        """A short hash of every pixel and label, to tell in a record what was trained on."""
+        """A short hash of every pixel and label, to tell in a record what was trained on.
+
+        Of pictures that are streamed, the paths in their folder and the sizes of the files stand for pixels.
+        """
         digest = sha256(" ".join(self.classes).encode())
         for part in (self.train, self.validation, self.test):
-            digest.update(part.images.contiguous().numpy())
+            for piece in content(part.images):
+                digest.update(piece)
             digest.update(part.labels.contiguous().numpy())
         return digest.hexdigest()[:16]
 
@@ -240,10 +259,17 @@ def _mixed(groups: list[Tensor], generator: torch.Generator) -> Tensor:
     return index[torch.randperm(len(index), generator=generator)]
 
 
-def _mean_and_std(pixels: Tensor) -> tuple[float, float]:
-    """Exact, from a histogram of the 256 values: no large float copy."""
-    counts = torch.bincount(pixels.flatten(), minlength=256).double()
+def _mean_and_std(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of every channel. Exact, from histograms of the 256 values: no large float copy."""
+    counts = torch.zeros(3, 256, dtype=torch.float64)
+    for chunk in chunks(images):
+        for channel in range(3):
+            counts[channel] += torch.bincount(chunk[..., channel].flatten(), minlength=256)
     values = torch.arange(256, dtype=torch.float64) / 255
-    mean = (counts * values).sum() / counts.sum()
-    variance = (counts * (values - mean).square()).sum() / counts.sum()
-    return mean.item(), max(variance.sqrt().item(), 1 / 255)
+    found = []
+    for histogram in counts:
+        mean = (histogram * values).sum() / histogram.sum()
+        variance = (histogram * (values - mean).square()).sum() / histogram.sum()
+        found.append((mean.item(), max(variance.sqrt().item(), 1 / 255)))
+    mean, std = zip(*found, strict=True)
+    return mean, std

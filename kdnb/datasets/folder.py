@@ -3,22 +3,31 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from torch import Tensor
 
 from kdnb.datasets.archive import unpacked
+from kdnb.datasets.cache import cached
 from kdnb.datasets.dataset import Dataset, Part, stratified_split
+from kdnb.datasets.decoding import decoded
+from kdnb.datasets.images import Images, taken
+from kdnb.datasets.memory import default_budget
+from kdnb.datasets.streaming import IMAGENET_MEAN, IMAGENET_STD, STREAMED, ImageFiles
 from kdnb.errors import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-LISTED = 10  # how many unreadable pictures one error names
 TEST_SHARE = 0.2  # taken from a folder that has no test part
 PARTS = ("train", "val", "test")
 
 
 def image_folder(
-    path: Path, *, size: int = 32, seed: int = 0, validation: float = 0.1, cache: Path
+    path: Path,
+    *,
+    size: int = 32,
+    seed: int = 0,
+    validation: float = 0.1,
+    cache: Path,
+    memory: int | None = None,
 ) -> Dataset:
     """Loads the data set in a folder of pictures, or in an archive of such a folder.
 
@@ -27,7 +36,12 @@ def image_folder(
     fifth of every class becomes the test part.
 
     Every picture is turned upright, converted to RGB, resized so that its shorter side has ``size`` pixels,
-    and cropped around its centre.
+    and cropped around its centre. If memory does not hold the result, it is kept in a file that is mapped
+    into memory. The batches have the same bits.
+
+    From a size of 128 pixels on, pictures are decoded anew whenever they are shown, for training as random
+    resized crops, for evaluation without the border. Mean and standard deviation are those that are usual
+    for ImageNet.
 
     Args:
         path: The folder, or a ``.tar.gz``, ``.tgz`` or ``.zip`` file.
@@ -39,7 +53,9 @@ def image_folder(
         validation: Share of the training pictures that are held out for validation, if the folder does not
             have all three parts. Every class gives the same share.
 
-        cache: The folder into which archives are unpacked.
+        cache: The folder into which archives are unpacked, and in which decoded pictures are kept.
+
+        memory: Bytes that the decoded pictures may fill. None is half of what is free.
 
     Returns:
         The data set, named after the folder or archive.
@@ -47,16 +63,32 @@ def image_folder(
     Raises:
         InputError: If the folder is empty, if it has fewer than two classes, if its parts have different
             classes, if a class has too few pictures to split, or if pictures cannot be read. Up to ten
-            unreadable pictures are named.
+            unreadable pictures are named. Pictures that are streamed are read when they are first shown, and
+            those that cannot be read are named then. It is also raised if there is no disk for a cache.
     """
     if size < 8:
         raise InputError(f"size must be at least 8 pixels, found {size}.")
     root = _innermost(unpacked(path, cache=cache) if path.is_file() else path)
+    scans = _scans(root)
+    classes = next(iter(scans.values()))[1]
+    files = [file for found, _ in scans.values() for file, _ in found]
+    labels = torch.tensor([label for found, _ in scans.values() for _, label in found])
+    rows = _rows({name: len(found) for name, (found, _) in scans.items()}, labels, classes, validation, seed)
+    if size >= STREAMED:
+        store, statistics = ImageFiles.of(root, files, size), (IMAGENET_MEAN, IMAGENET_STD)
+        images = {name: taken(store, places) for name, places in rows.items()}
+    else:
+        budget, statistics = default_budget() if memory is None else memory, None
+        images = _images(files, size, rows, budget, path.name.split(".")[0], cache)
+    parts = {name: Part(images[name], labels[places]) for name, places in rows.items()}
+    return Dataset.of(path.name, classes, **parts, statistics=statistics)
+
+
+def _scans(root: Path) -> dict[str, tuple[list[tuple[Path, int]], tuple[str, ...]]]:
+    """What ``_scan`` finds in every part of the folder; one scan named "all" where it has no parts."""
     folders = {name: root / name for name in PARTS if (root / name).is_dir()}
     if not folders:
-        files, classes = _scan(root)
-        train, test = _split_part(_read(files, size), TEST_SHARE, "test", classes, seed)
-        return _with_validation(path, classes, train, test, validation, seed)
+        return {"all": _scan(root)}
     if "train" not in folders:
         raise InputError(
             f"{root} has {' and '.join(map(repr, folders))} but no 'train'. Add it, or put the "
@@ -68,37 +100,59 @@ def image_folder(
             "side by side without 'train' to have them split."
         )
     scans = {name: _scan(folder) for name, folder in folders.items()}
-    classes = scans["train"][1]
     for name, (_, found) in scans.items():
-        _same_classes(root, name, classes, found)
-    parts = {name: _read(files, size) for name, (files, _) in scans.items()}
-    if len(parts) == 3:
-        train, held_out, test = parts["train"], parts["val"], parts["test"]
-        return Dataset.of(path.name, classes, train=train, validation=held_out, test=test)
-    test = parts.get("test", parts.get("val"))
-    return _with_validation(path, classes, parts["train"], test, validation, seed)
+        _same_classes(root, name, scans["train"][1], found)
+    return scans
 
 
-def _with_validation(
-    path: Path, classes: tuple[str, ...], train: Part, test: Part, validation: float, seed: int
-) -> Dataset:
-    train, held_out = _split_part(train, validation, "validation", classes, seed)
-    return Dataset.of(path.name, classes, train=train, validation=held_out, test=test)
+def _rows(
+    counts: dict[str, int], labels: Tensor, classes: tuple[str, ...], validation: float, seed: int
+) -> dict[str, Tensor]:
+    """Which pictures make the train, validation and test part, by their places among all files."""
+    found = dict(zip(counts, torch.arange(len(labels)).split(list(counts.values())), strict=True))
+    if len(found) == 3:
+        return {"train": found["train"], "validation": found["val"], "test": found["test"]}
+    if "all" in found:
+        train, test = _split_rows(found["all"], labels, TEST_SHARE, "test", classes, seed)
+    else:
+        train, test = found["train"], found["test"] if "test" in found else found["val"]
+    train, held_out = _split_rows(train, labels, validation, "validation", classes, seed)
+    return {"train": train, "validation": held_out, "test": test}
 
 
-def _split_part(
-    part: Part, share: float, other: str, classes: tuple[str, ...], seed: int
-) -> tuple[Part, Part]:
-    """Splits a part into what remains and the ``share`` of every class that goes to the ``other`` part."""
-    counts = part.labels.bincount(minlength=len(classes)).tolist()
+def _split_rows(
+    rows: Tensor, labels: Tensor, share: float, other: str, classes: tuple[str, ...], seed: int
+) -> tuple[Tensor, Tensor]:
+    """Splits places into what remains and the ``share`` of every class that goes to the ``other`` part."""
+    counts = labels[rows].bincount(minlength=len(classes)).tolist()
     if min(counts) < 2:
         scarce = [name for name, count in zip(classes, counts, strict=True) if count < 2]
         raise InputError(
             f"There are too few pictures of {', '.join(map(repr, scarce))}: none is left for "
             f"training when one goes to the {other} part. Add pictures; four of a class are always enough."
         )
-    taken, kept = stratified_split(part.labels, share, seed=seed)
-    return part.take(kept), part.take(taken)
+    given, kept = stratified_split(labels[rows], share, seed=seed)
+    return rows[kept], rows[given]
+
+
+def _images(
+    files: list[Path], size: int, rows: dict[str, Tensor], budget: int, name: str, cache: Path
+) -> dict[str, Images]:
+    """The decoded pictures of every part, in memory if the budget allows it, else in a cache."""
+    if len(files) * size * size * 3 > budget:
+        store = cached(files, size, name=name, folder=cache)
+        return {part: taken(store, places) for part, places in rows.items()}
+    images = {
+        part: torch.empty(len(places), size, size, 3, dtype=torch.uint8) for part, places in rows.items()
+    }
+    targets = {
+        place: target
+        for part, places in rows.items()
+        for place, target in zip(places.tolist(), images[part].numpy(), strict=True)
+    }
+    for place, picture in enumerate(decoded(files, size)):
+        targets[place][:] = picture
+    return images
 
 
 def _innermost(root: Path) -> Path:
@@ -152,36 +206,3 @@ def _same_classes(root: Path, part: str, train: tuple[str, ...], other: tuple[st
             f"{', '.join(missing) or 'none'}. Only in {part!r}: {', '.join(extra) or 'none'}. "
             "Give both the same class folders, each with at least one picture."
         )
-
-
-def _read(files: list[tuple[Path, int]], size: int) -> Part:
-    # Threads would not help, because Pillow holds Python's lock while it decodes.
-    pictures = [_picture(file, size) for file, _ in files]
-    bad = [f"  {picture}" for picture in pictures if isinstance(picture, str)]
-    if bad:
-        more = f"\n  and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-        raise InputError(
-            f"{len(bad)} of {len(files)} pictures cannot be read; remove or replace them:\n"
-            + "\n".join(bad[:LISTED])
-            + more
-        )
-    labels = torch.tensor([label for _, label in files])
-    return Part(torch.from_numpy(np.stack(pictures)), labels)
-
-
-def _picture(file: Path, size: int) -> np.ndarray | str:
-    """Returns the picture as uint8 (size, size, 3), or a line that says why it cannot be read."""
-    try:
-        with Image.open(file) as opened:
-            opened.draft(None, (4 * size, 4 * size))  # a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size
-            ImageOps.exif_transpose(opened, in_place=True)
-            image = opened
-            if image.mode.startswith("I"):  # with 16 bits for each pixel, keep the high byte
-                high = (np.asarray(image) // 256).clip(0, 255)
-                image = Image.fromarray(high.astype(np.uint8))
-            image = image.convert("RGB")
-    except Exception as error:  # decoders raise almost any error for damaged files
-        return f"{file}: {type(error).__name__}: {error}"
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image)

@@ -11,6 +11,7 @@ from kdnb.networks.densenet import DenseNet
 from kdnb.networks.depth import DepthCost, DepthNet
 from kdnb.networks.dynamic import dynamic_copy
 from kdnb.networks.features import Features, Network
+from kdnb.networks.from_torchvision import STAGES, TORCHVISION, from_torchvision
 from kdnb.networks.googlenet import GoogLeNet
 from kdnb.networks.imagenet_resnet import ImageNetResNet
 from kdnb.networks.mobilenet import MobileNetV2
@@ -25,6 +26,7 @@ from kdnb.networks.wide_resnet import WideResNet
 __all__ = [
     "DYNAMIC",
     "NETWORKS",
+    "TORCHVISION",
     "VGG",
     "Cost",
     "DenseNet",
@@ -60,6 +62,7 @@ NETWORKS: dict[str, Callable[[int], Network]] = {
     "shufflenetv2": ShuffleNetV2,
     "densenet_40_12": partial(DenseNet, 40, 12),
     "googlenet": GoogLeNet,
+    **{TORCHVISION + name: partial(from_torchvision, name) for name in STAGES},
 }
 
 # With this suffix a name stands for the ``dynamic_copy`` of the network: ECD's teacher, used on its own.

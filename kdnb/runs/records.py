@@ -51,6 +51,10 @@ class Record:
 
         options: All options of the method, so that a default that changes later does not change what was
             run; None in older records.
+
+        loading: How the pictures were held: in ``"memory"``, in a ``"cache"`` on disk, which gives the same
+            bits, or as a ``"stream"``, decoded anew whenever they were shown, in training as random resized
+            crops.
     """
 
     spec: dict
@@ -64,6 +68,7 @@ class Record:
     seconds: float
     evaluate_every: int = 1
     options: dict | None = None
+    loading: str = "memory"
 
 
 def read(folder: Path) -> Record:

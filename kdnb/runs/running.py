@@ -40,6 +40,7 @@ def run(
     again: bool = False,
     data_root: Path | None = None,
     data: Dataset | None = None,
+    memory: int | None = None,
     evaluate_every: int = 1,
     report: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> Record:
@@ -57,7 +58,11 @@ def run(
 
         again: Whether a finished or interrupted run is replaced by a new one.
 
-        data_root: Where data are downloaded and archives unpacked; the course's ``data`` folder if None.
+        data_root: Where data are downloaded, archives unpacked, and decoded pictures kept; the course's
+            ``data`` folder if None.
+
+        memory: Bytes that the decoded pictures of a folder may fill, as for ``datasets.load``. It changes
+            no weight.
 
         data: The data set that ``spec`` names, if it is loaded already; None loads it.
 
@@ -82,7 +87,7 @@ def run(
         require_defaults_of_today(record.options, spec, folder)
         return record
     state = None if again else _interrupted(spec, folder, resume)
-    data = data or load_data(spec, data_root)
+    data = data or load_data(spec, data_root, memory)
     shown = data.few(spec.labels, seed=spec.seed) if spec.labels else data
     method, teacher = assemble(spec, shown, beside=Path(out))
     share = getattr(method, "batch_size", None)  # where images of a batch are compared
@@ -101,16 +106,18 @@ def run(
     return _finish(spec, folder, method, data, state, evaluate_every)
 
 
-def load_data(spec: Spec, data_root: Path | None = None) -> Dataset:
+def load_data(spec: Spec, data_root: Path | None = None, memory: int | None = None) -> Dataset:
     """The data set that a run names.
 
     Args:
         spec: The run.
 
         data_root: Where data are downloaded and archives unpacked; the course's ``data`` folder if None.
+
+        memory: Bytes that decoded pictures may fill, as for ``datasets.load``.
     """
     about = {"size": spec.size, "seed": spec.data_seed, "validation": spec.validation}
-    return datasets.load(spec.data, **about, root=data_root)
+    return datasets.load(spec.data, **about, root=data_root, memory=memory)
 
 
 def _interrupted(spec: Spec, folder: Path, resume: bool) -> dict | None:
@@ -262,6 +269,7 @@ def _finish(
         seconds=round(state["seconds"], 1),
         evaluate_every=evaluate_every,
         options=spec.all_options,
+        loading=data.loading,
     )
     if leads():
         write_whole(folder / "run.json", json.dumps(asdict(record), indent=2) + "\n")

@@ -54,7 +54,8 @@ class Spec:
 
         labels: Training pictures that the student sees, 0 for all.
 
-        size: Height and width of the pictures in pixels, as ``datasets.load`` takes it.
+        size: Height and width of the pictures in pixels, as ``datasets.load`` takes it. From 128 on the
+            pictures of a folder are decoded anew in every epoch and shown as random resized crops.
 
         validation: Share of the training pictures that is held out.
 
@@ -76,7 +77,8 @@ class Spec:
 
         flip: Whether pictures are mirrored at random.
 
-        pad: Pixels that are added on every side before a random crop.
+        pad: Pixels that are added on every side before a random crop; without effect where pictures are
+            streamed, as is ``padding``.
 
         padding: ``"zero"`` or ``"reflect"``.
 
@@ -94,7 +96,7 @@ class Spec:
     teacher: str | None = _setting(None, "A run's folder or network file; for shapes the shipped one.")
     options: dict[str, Option] = field(default_factory=dict)
     labels: int = _setting(0, "Training pictures to use; 0 is all.")
-    size: int = _setting(32, "Pixels a side; 64 for shapes and your own.")
+    size: int = _setting(32, "Pixels a side; 64 for shapes too; your own are streamed from 128 on.")
     validation: float = _setting(0.1, "Share held out of training.")
     data_seed: int = _setting(0, "Of splits, and of drawn data.")
     epochs: int = _setting(40, "Epochs of training.")

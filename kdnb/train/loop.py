@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from kdnb.datasets.batches import Batch, Batches
+from kdnb.datasets.streaming import StreamedBatches
 from kdnb.errors import InputError
 from kdnb.method import Method
 from kdnb.seeds import derived_seed
@@ -211,9 +212,14 @@ def _restore(state: dict, method: Method, optimizers: list[Optimizer]) -> int:
 
 
 def _prepared(batches: Batches | TrainingLoader, method: Method, fabric: Fabric) -> Batches | TrainingLoader:
-    """``Batches`` on the device, with full batches and as many views as the method asks for."""
+    """``Batches`` on the device, with full batches and as many views as the method asks for.
+
+    Of pictures that are streamed, each process decodes its own share.
+    """
     if not isinstance(batches, Batches):
         return batches
+    if isinstance(batches, StreamedBatches):
+        batches = batches.for_process(fabric.global_rank, fabric.world_size)
     full = batches.drop_last or method.fixed_batch
     return replace(batches.to(fabric.device), drop_last=full, views=method.views)
 
@@ -235,7 +241,7 @@ def _shares(batches: Batches | TrainingLoader, epoch: int, views: int, fabric: F
                 f"carries {len(batch.views)}. Train from kdnb.datasets with augmentation "
                 "(data.train_batches), or let the loader yield Batch objects with that many views."
             )
-        if fabric.world_size > 1:
+        if fabric.world_size > 1 and not isinstance(batches, StreamedBatches):
             count = len(batch.labels)
             most = -(-count // fabric.world_size)
             mine = torch.arange(most, device=batch.labels.device) * fabric.world_size + fabric.global_rank

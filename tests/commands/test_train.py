@@ -44,6 +44,20 @@ def test_training_prints_progress_and_three_accuracies(spec, whole, tmp_path):
         assert f"{metrics[name]:.2f} %" in learner
 
 
+def test_a_small_budget_reads_from_a_cache_and_says_so(spec, whole, tmp_path):
+    result = train(spec, tmp_path, "--memory", "1kB", "--data-root", tmp_path / "root")
+    assert result.exit_code == 0
+    assert_same_result(tmp_path / spec.name, whole)
+    assert "read from a cache on disk, because they exceed --memory" in result.stdout
+
+
+def test_streaming_is_told(spec, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdnb.datasets.folder.STREAMED", 8)
+    result = train(replace(spec, epochs=1), tmp_path)
+    assert result.exit_code == 0
+    assert "streamed: decoded anew in every epoch, as random resized crops" in result.stdout
+
+
 def test_json_is_one_document_on_stdout_also_for_a_finished_run(spec, whole, tmp_path):
     first = train(spec, tmp_path, "--json")
     record = json.loads(first.stdout)
@@ -173,6 +187,8 @@ BAD_WORDS = [
     (["labels-only", "--weight-decay", "-1"], "weight_decay must be at least 0, found -1.0"),
     (["labels-only", "--momentum", "nan"], "momentum must be at least 0, found nan"),
     (["kd", "-o", "soft_weight=-1"], "soft_weight must be a finite number, 0 or more"),
+    (["labels-only", "--memory", "2 gigs"], "written like 500M, 2G or 1.5GiB; found '2 gigs'"),
+    (["labels-only", "--memory", "-1"], "written like 500M, 2G or 1.5GiB; found '-1'"),
     (["kd", "--teacher", "nowhere"], "There is no network file at nowhere"),
 ]
 

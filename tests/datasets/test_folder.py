@@ -5,8 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdnb.datasets import folder as folder_module
-from kdnb.datasets import image_folder
+from kdnb.datasets import decoding, image_folder
 from kdnb.errors import InputError
 
 COLOURS = {"cat": (200, 30, 30), "dog": (30, 200, 30), "owl": (30, 30, 200)}
@@ -351,7 +350,7 @@ class TestBadPictures:
                 if damaged:
                     damaged[random.integers(min(len(damaged), 200))] = random.integers(256)
             file.write_bytes(damaged)
-            found = folder_module._picture(file, 16)
+            found = decoding.square(file, 16)
             if isinstance(found, str):
                 refused += 1
                 assert found.startswith(f"{file}: ")

@@ -39,7 +39,8 @@ FAMILIES = ("resnet8", "wrn_16_2", "vgg8", "mobilenetv2", "shufflenetv2", "dense
 
 
 def test_every_network_has_a_known_cost():
-    assert set(COSTS) == set(NETWORKS)
+    others = {name for name in NETWORKS if name.startswith("torchvision-")}  # in a test of their own
+    assert set(COSTS) == set(NETWORKS) - others
 
 
 @pytest.mark.parametrize("name", COSTS)

@@ -238,6 +238,22 @@ def test_a_resumed_run_ends_in_the_same_bits(spec, tmp_path, precision):
     assert_same_result(tmp_path / "parts" / chosen.name, tmp_path / "whole" / chosen.name)
 
 
+def test_a_run_from_the_cache_ends_in_the_same_bits_and_says_so(spec, whole, tmp_path):
+    """Begun in memory, gone on with from the cache."""
+    assert records.read(whole).loading == "memory"
+    folder = interrupt(spec, tmp_path / "runs")
+    record = run(spec, out=tmp_path / "runs", resume=True, memory=0, data_root=tmp_path / "root")
+    assert record.loading == "cache"
+    assert_same_result(folder, whole)
+
+
+def test_a_record_of_before_was_held_in_memory(whole, tmp_path):
+    content = json.loads((whole / "run.json").read_text())
+    del content["loading"]
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    assert records.read(tmp_path).loading == "memory"
+
+
 def test_an_interrupted_run_is_not_overwritten_unasked(spec, whole, tmp_path):
     folder = interrupt(spec, tmp_path)
     before = (folder / "state.json").read_bytes()

@@ -130,6 +130,32 @@ torch.save({"seen": seen, "banks": banks, "before": before, "weights": kdcl.weig
 """
 
 
+STREAMED = """
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from kdnb.datasets import folder, image_folder
+from kdnb.train import train
+
+folder.STREAMED = 8
+out = Path(sys.argv[1])
+data = image_folder(out / "pictures", size=8, cache=out)
+seen = []
+
+class Watching(LabelsOnly):
+    def forward(self, batch, epoch):
+        seen.append((batch.indices, batch.images))
+        return super().forward(batch, epoch)
+
+options = {"epochs": 1, "lr": 0.1, "precision": "fp32", "device": "cpu"}
+for _ in train(Watching(build("resnet8", classes=2)), data.train_batches(8, seed=1), **options):
+    pass
+whole = [(batch.indices, batch.images) for batch in data.train_batches(8, seed=1).epoch(0)]
+torch.save({"seen": seen, "whole": whole}, out / os.environ["RANK"])
+"""
+
+
 def torchrun(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess:
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [sys.executable, "-m", *launch, *map(str, arguments)]
@@ -211,12 +237,29 @@ def test_memories_and_weights_are_the_same_in_all_processes(tmp_path):
     assert set(changed.nonzero().flatten().tolist()) == {*ranks[0]["seen"], *ranks[1]["seen"]}
 
 
-def test_two_processes_of_kdnb_train_write_one_whole_record(tmp_path):
+def test_each_process_streams_its_share_of_every_batch(tmp_path):
+    make_noise(tmp_path / "pictures")
+    torchrun_script(STREAMED, tmp_path)
+    ranks = [torch.load(tmp_path / rank) for rank in "01"]
+    for (numbers, images), *shares in zip(ranks[0]["whole"], *(rank["seen"] for rank in ranks), strict=True):
+        for rank, (own, shown) in enumerate(shares):
+            places = torch.arange(rank, rank + 2 * len(own), 2) % len(numbers)
+            assert torch.equal(own, numbers[places])
+            assert torch.equal(shown, images[places])
+        assert {int(n) for own, _ in shares for n in own} == set(numbers.tolist())
+
+
+def make_noise(folder: Path) -> None:
+    """Forty pictures of two classes."""
     generator = np.random.default_rng(0)
     for number in range(40):
-        file = tmp_path / "pictures" / f"class{number % 2}" / f"{number}.png"
+        file = folder / f"class{number % 2}" / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
+
+
+def test_two_processes_of_kdnb_train_write_one_whole_record(tmp_path):
+    make_noise(tmp_path / "pictures")
     words = "labels-only --data pictures --size 8 --pad 1 --epochs 2 --batch-size 8 --json"
     command = ["-m", "kdnb.commands.cli", "train", *words.split()]
     first = torchrun(*command, cwd=tmp_path)
