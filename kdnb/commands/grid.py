@@ -134,7 +134,6 @@ def run_grid(
         for notebook in notebooks
     ]
     outcomes: dict[str, Outcome] = {}
-    click.echo(f"{len(combinations)} combinations, {len(executions)} executions", err=True)
     try:
         with closing(_outcomes(executions, workers)) as events:
             for execution, outcome in events:
@@ -172,6 +171,7 @@ def _write_results(out: Path, executions: list[Execution], outcomes: Mapping[str
 def _outcomes(executions: list[Execution], workers: Workers) -> Iterator[tuple[Execution, Outcome]]:
     """Yields those that an earlier run has finished, then the others as they end on the workers."""
     records = {one.options.out: read_summary(one.options.out) for one in executions}
+    click.echo(f"{len(records)} combinations, {len(executions)} executions", err=True)
     waiting = []
     for execution in executions:
         outcome = kept(execution.notebook, execution.options, records[execution.options.out])
@@ -304,7 +304,12 @@ def _result(future: Future, execution: Execution) -> tuple[Outcome, str | None]:
     """What came of an execution. A task that broke is a failure like that of a notebook."""
     if future.status == "finished":
         return future.result()
-    error = future.exception() if future.status == "error" else RuntimeError("Its task was cancelled.")
+    if future.status != "error":  # nobody has cancelled it here
+        raise InputError(
+            "The scheduler of the cluster is gone, or somebody has cancelled the executions there. Those "
+            "that ended are kept; the same command with --resume goes on from there."
+        )
+    error = future.exception()
     failure = Failure(0, type(error).__name__, str(error), "")
     return Outcome(execution.notebook.stem, "failed", 0.0, {}, failure), None
 
