@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from kdnb import __version__
 from kdnb.commands.bench import bench
 from kdnb.commands.study import study
 from kdnb.commands.train import train
+from kdnb.commands.workers import worker_options
 from kdnb.errors import InputError, require_choice
 
 
@@ -84,6 +86,14 @@ def main() -> None:
 @click.option("--html", is_flag=True, help="Also write each notebook as an HTML page.")
 @click.option("--jobs", default=1, type=click.IntRange(min=1), help="How many notebooks run at a time.")
 @click.option("--resume", is_flag=True, help="Skip notebooks that finished with the same parameters.")
+@click.option(
+    "--grid",
+    "lists",
+    multiple=True,
+    metavar="name=value,value",
+    help="Run once for each value, and for each combination where this is repeated.",
+)
+@worker_options
 def run(
     numbers: tuple[str, ...],
     pairs: tuple[str, ...],
@@ -92,33 +102,58 @@ def run(
     html: bool,
     jobs: int,
     resume: bool,
+    lists: tuple[str, ...],
+    cluster: str | None,
+    workers: int | None,
+    threads: int | None,
+    per_gpu: int,
 ) -> None:
     """Execute the notebooks that NUMBER names, such as 0, 00 or 00_start_here.
 
     Without NUMBER, all notebooks are executed. The executed notebooks and summary.json are written to
     the folder --out. 'kdnb list' shows the notebooks and their parameters.
+
+    With --grid, every combination of values has its own folder in --out, results.csv holds the headline
+    numbers of all, and the options from --cluster on say where they run.
     """
-    from kdnb import headless
-    from kdnb.headless.display import failure_text, table
+    from kdnb.commands.grid import Workers, require_fitting, run_grid
+    from kdnb.headless.grids import read_grid
     from kdnb.headless.notebooks import parameter_values, read_notebook, select
+    from kdnb.headless.worker_pool import RunOptions
 
     notebooks = [read_notebook(path) for path in select(numbers)]
     given = [*pairs, f"preset={preset}"] if preset else pairs
-    values = parameter_values(notebooks, given)
+    options = RunOptions(out, parameter_values(notebooks, given), html, jobs, resume)
+    chosen = Workers(cluster, workers, threads, per_gpu)
+    require_fitting(chosen, jobs, grid=bool(lists))
+    if lists:
+        combinations = read_grid(notebooks, lists, fixed=options.parameters)
+        well = run_grid(notebooks, combinations, options, chosen)
+    else:
+        well = _run_plainly(notebooks, options)
+    if not well:
+        sys.exit(1)
+
+
+def _run_plainly(notebooks: list, options: object) -> bool:
+    """Runs the notebooks, shows how they ended, and returns whether all went well."""
+    from kdnb import headless
+    from kdnb.headless.display import failure_text, table
+
+    jobs = options.jobs
     if jobs > headless.cores():
         click.echo(
             f"--jobs {jobs}: this machine has {headless.cores()} cores, so {headless.cores()} "
             "notebooks run at a time.",
             err=True,
         )
-    options = headless.RunOptions(out, values, html, min(jobs, headless.cores()), resume)
+    options = replace(options, jobs=min(jobs, headless.cores()))
     outcomes = _run_and_show(notebooks, options)
     failed = [outcome for outcome in outcomes if outcome.failure]
     for outcome in failed:
         click.echo(f"\n{failure_text(outcome)}\n", err=True)
     click.echo(table(outcomes))
-    if failed:
-        sys.exit(1)
+    return not failed
 
 
 def _run_and_show(notebooks: list, options: object) -> list:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from kdnb.commands.workers import connected, worker_options
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -38,10 +40,7 @@ def study() -> None:
 @OUT
 @DATA_ROOT
 @click.option("--dry-run", is_flag=True, help="Check everything, print the number of runs and hours, stop.")
-@click.option("--cluster", metavar="ADDRESS", help="The scheduler of a Dask cluster; else this machine.")
-@click.option("--workers", type=click.IntRange(min=1), help="On this machine; one a core, or one a GPU.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of each worker; the cores shared out.")
-@click.option("--per-gpu", type=click.IntRange(min=1), default=1, show_default=True, help="Workers a GPU.")
+@worker_options
 def run_(
     file: Path,
     out: Path | None,
@@ -67,7 +66,7 @@ def run_(
     click.echo(_announcement(plan, costs, "?" if cluster else len(environments)), err=True)
     if dry_run:
         return
-    with _workers(cluster, environments) as client:
+    with connected(cluster, environments) as client:
         _run_and_show(plan, out, client, data_root, file)
     progress = Progress(plan, out)
     _write(progress, costs, out)
@@ -136,15 +135,6 @@ def _time(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
-
-
-@contextmanager
-def _workers(cluster: str | None, environments: list[dict[str, str]]) -> Iterator[Client]:
-    from kdnb.studies.cluster import foreign_workers, local_workers
-
-    with foreign_workers(cluster) if cluster else local_workers(environments) as client:
-        click.echo(f"Dashboard: {client.dashboard_link}", err=True)
-        yield client
 
 
 def _run_and_show(plan: Study, out: Path, client: Client, data_root: Path | None, file: Path) -> None:

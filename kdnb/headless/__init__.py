@@ -1,8 +1,8 @@
 """Runs notebooks without a browser, one or several at a time, each in a process of its own.
 
-``notebooks`` reads the notebooks of the course. ``worker_pool`` starts the processes, and ``worker`` is
-the program that each of them runs. ``headline`` is called by a notebook's last cell to hand its main
-numbers to the runner.
+``notebooks`` reads the notebooks of the course, and ``grids`` the combinations of ``kdnb run --grid``.
+``worker_pool`` starts the processes, and ``worker`` is the program that each of them runs. ``headline`` is
+called by a notebook's last cell to hand its main numbers to the runner.
 """
 
 import json
@@ -26,6 +26,8 @@ __all__ = [
     "cores",
     "headline",
     "headline_text",
+    "keep",
+    "kept",
     "read_summary",
     "run",
 ]
@@ -104,27 +106,71 @@ def run(notebooks: list[Notebook], options: RunOptions) -> Iterator[Progress | O
 def _run(
     notebooks: list[Notebook], options: RunOptions, records: dict[str, dict]
 ) -> Iterator[Progress | Outcome]:
-    hashes = {notebook.stem: notebook.source for notebook in notebooks}
+    by_name = {notebook.stem: notebook for notebook in notebooks}
     waiting = []
     for notebook in notebooks:
-        record = records.get(notebook.stem, {})
-        if options.resume and _still_good(notebook, record, options):
-            yield _kept(notebook, record, options)
+        outcome = kept(notebook, options, records)
+        if outcome:
+            yield outcome
         else:
             waiting.append(notebook)
     with WorkerPool(options) as pool:
         for event in pool.work(waiting):
             if isinstance(event, Outcome):
-                records[event.notebook] = {
-                    "status": event.status,
-                    "seconds": event.seconds,
-                    "parameters": options.parameters,
-                    "source": hashes[event.notebook],
-                    "headline": event.headline,
-                    "failure": asdict(event.failure) if event.failure else None,
-                }
-                _write_summary(options.out, records)
+                keep(by_name[event.notebook], event, options, records)
             yield event
+
+
+def kept(notebook: Notebook, options: RunOptions, records: dict[str, dict]) -> Outcome | None:
+    """Returns the outcome of an earlier run that did the same work, if it may stand for a new one.
+
+    A page that is asked for and missing is written.
+
+    Args:
+        notebook: The notebook.
+
+        options: How it would be run now.
+
+        records: The records of the output folder, from ``read_summary``.
+
+    Returns:
+        The outcome, or None if the notebook has to be run.
+    """
+    record = records.get(notebook.stem, {})
+    if not (options.resume and _still_good(notebook, record, options)):
+        return None
+    if options.html and not (options.out / f"{notebook.stem}.html").exists():
+        from kdnb.headless.worker import render
+
+        render(options.out / notebook.path.name, images=notebook.path.parent)
+    return Outcome(notebook.stem, "kept", record["seconds"], record["headline"])
+
+
+def keep(notebook: Notebook, outcome: Outcome, options: RunOptions, records: dict[str, dict]) -> None:
+    """Records how a notebook ended, in OUT/summary.json too.
+
+    Args:
+        notebook: The notebook.
+
+        outcome: How it ended.
+
+        options: How it was run.
+
+        records: The records of the output folder. One is added or replaced.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    records[notebook.stem] = {
+        "status": outcome.status,
+        "seconds": outcome.seconds,
+        "parameters": options.parameters,
+        "source": notebook.source,
+        "headline": outcome.headline,
+        "failure": asdict(outcome.failure) if outcome.failure else None,
+    }
+    content = {"notebooks": dict(sorted(records.items()))}
+    write_whole(options.out / "summary.json", json.dumps(content, indent=1) + "\n")
 
 
 def read_summary(out: Path) -> dict[str, dict]:
@@ -158,11 +204,6 @@ def read_summary(out: Path) -> dict[str, dict]:
         ) from error
 
 
-def _write_summary(out: Path, records: dict[str, dict]) -> None:
-    content = {"notebooks": dict(sorted(records.items()))}
-    write_whole(out / "summary.json", json.dumps(content, indent=1) + "\n")
-
-
 def _still_good(notebook: Notebook, record: dict, options: RunOptions) -> bool:
     """Returns whether an earlier run of the notebook did the same work.
 
@@ -176,11 +217,3 @@ def _still_good(notebook: Notebook, record: dict, options: RunOptions) -> bool:
         return False
     recorded = record.get("status") == "ok" and record.get("source") == notebook.source
     return recorded and not executed["exception"] and executed["parameters"] == options.parameters
-
-
-def _kept(notebook: Notebook, record: dict, options: RunOptions) -> Outcome:
-    if options.html and not (options.out / f"{notebook.stem}.html").exists():
-        from kdnb.headless.worker import render
-
-        render(options.out / notebook.path.name, images=notebook.path.parent)
-    return Outcome(notebook.stem, "kept", record["seconds"], record["headline"])

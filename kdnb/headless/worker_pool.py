@@ -95,6 +95,8 @@ class RunOptions:
         jobs: How many notebooks run at a time.
 
         resume: Whether to skip notebooks that an earlier run finished with the same parameters.
+
+        folder: The working folder of the notebooks' code; None is that of this process.
     """
 
     out: Path
@@ -102,6 +104,7 @@ class RunOptions:
     html: bool = False
     jobs: int = 1
     resume: bool = False
+    folder: Path | None = None
 
 
 def cores() -> int:
@@ -212,7 +215,7 @@ class WorkerPool:
         job = {
             "source": str(notebook.path.resolve()),
             "out": str(self.options.out.resolve()),
-            "folder": str(Path.cwd()),
+            "folder": str(self.options.folder or Path.cwd()),
             "parameters": self.options.parameters,
             "html": self.options.html,
         }

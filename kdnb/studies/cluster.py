@@ -196,7 +196,7 @@ def _require_one_thread(workers: Mapping[str, Mapping[str, object]]) -> None:
             raise InputError(
                 f"The worker at {address} takes {worker['nthreads']} tasks at a time in one process, where "
                 "they would share a random state. Start workers with --nthreads 1, as many as you like with "
-                "--nworkers, and set OMP_NUM_THREADS for the threads of each run."
+                "--nworkers, and set OMP_NUM_THREADS and MKL_NUM_THREADS for the threads of each run."
             )
 
 
