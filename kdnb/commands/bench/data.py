@@ -1,4 +1,4 @@
-"""``kdnb bench data``: pictures a second from a folder, beside torchvision's ImageFolder with a DataLoader."""
+"""``kdnb bench data``: pictures a second from a folder, beside torchvision's ImageFolder and DataLoader."""
 
 import io
 import tempfile
