@@ -142,6 +142,14 @@ def frozen_networks_matter(method: Method, batch: Batch) -> None:
 
     So where another frozen network changes no loss, every attribute ``..._weight`` that is 0 is set to 1:
     then it must change one. A teacher that is ignored by mistake still changes none.
+
+    Args:
+        method: What is checked. Its weights may be changed.
+
+        batch: Images with their labels.
+
+    Raises:
+        AssertionError: If no weight explains that another frozen network changes nothing.
     """
     still = _frozen_parts(method)
     if not still or _changes_a_loss(still, method, batch):

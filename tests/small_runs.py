@@ -1,5 +1,6 @@
 """A run of seconds, on pictures that can be learned, and how two of its folders are compared."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,22 @@ def make_pictures(root: Path, names: tuple[str, ...] = ("left", "right"), count:
         for index in range(count):
             pixels = generator.integers(60 * number, 120 + 60 * number, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / name / f"{index}.png")
+    return root
+
+
+def make_noisy_pictures(root: Path, shape_of: Callable[[int], tuple[int, int, int]]) -> Path:
+    """A folder of forty noisy pictures of two classes.
+
+    Args:
+        root: The folder.
+
+        shape_of: The shape of a picture's pixels by its number.
+    """
+    generator = np.random.default_rng(0)
+    for number in range(40):
+        file = root / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, shape_of(number), dtype=np.uint8)).save(file)
     return root
 
 

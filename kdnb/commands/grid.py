@@ -24,6 +24,7 @@ from kdnb.headless.display import failure_text, table
 from kdnb.headless.grids import folder_name, results_text
 from kdnb.headless.notebooks import Notebook
 from kdnb.headless.worker_pool import WorkerPool
+from kdnb.tasks import cancelled
 
 # Dask workers import this module, to find ``execute`` in it. They need not have torch in their memory.
 if TYPE_CHECKING:
@@ -124,15 +125,7 @@ def run_grid(
     Raises:
         InputError: If the output folder or the workers cannot be used.
     """
-    executions = [
-        Execution(
-            notebook,
-            values,
-            replace(options, parameters=options.parameters | values, out=options.out / folder_name(values)),
-        )
-        for values in combinations
-        for notebook in notebooks
-    ]
+    executions = _executions(notebooks, combinations, options)
     outcomes: dict[str, Outcome] = {}
     try:
         with closing(_outcomes(executions, workers)) as events:
@@ -155,6 +148,18 @@ def run_grid(
     click.echo(table(named))
     click.echo(f"Written to {options.out / 'results.csv'}", err=True)
     return not failed
+
+
+def _executions(
+    notebooks: list[Notebook], combinations: list[dict[str, object]], options: RunOptions
+) -> list[Execution]:
+    """Every notebook with every combination, each combination with an output folder of its own."""
+    found = []
+    for values in combinations:
+        out = options.out / folder_name(values)
+        own = replace(options, parameters=options.parameters | values, out=out)
+        found += [Execution(notebook, values, own) for notebook in notebooks]
+    return found
 
 
 def _line(execution: Execution, outcome: Outcome) -> str:
@@ -282,22 +287,9 @@ def execute(
                 if isinstance(event, Outcome):
                     executed = out / notebook.path.name
                     return event, executed.read_text(encoding="utf-8") if executed.exists() else None
-                if _cancelled():
+                if cancelled():
                     return None
     raise AssertionError("a pool ends with an outcome")
-
-
-def _cancelled() -> bool:
-    """Whether nobody waits any longer for the task that this thread of a Dask worker computes.
-
-    The task was cancelled, which also happens when the one who gave it dies. Or the worker closes, as it
-    does when its scheduler dies; it would wait for the end of the task.
-    """
-    from distributed import Status, get_worker
-
-    worker = get_worker()
-    task = worker.state.tasks.get(worker.get_current_task())
-    return task is None or task.state == "cancelled" or worker.status in (Status.closing, Status.closed)
 
 
 def _result(future: Future, execution: Execution) -> tuple[Outcome, str | None]:

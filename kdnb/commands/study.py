@@ -13,8 +13,6 @@ import click
 from kdnb.commands.workers import connected, worker_options
 
 if TYPE_CHECKING:
-    from distributed import Client
-
     from kdnb.studies.cost import Cost
     from kdnb.studies.engine import Ended
     from kdnb.studies.plan import Study
@@ -40,12 +38,14 @@ def study() -> None:
 @OUT
 @DATA_ROOT
 @click.option("--dry-run", is_flag=True, help="Check everything, print the number of runs and hours, stop.")
+@click.option("--memory", metavar="SIZE", help="Of decoded pictures, a worker; a share of half that is free.")
 @worker_options
 def run_(
     file: Path,
     out: Path | None,
     data_root: Path | None,
     dry_run: bool,
+    memory: str | None,
     cluster: str | None,
     workers: int | None,
     threads: int | None,
@@ -56,21 +56,24 @@ def run_(
     A study that was stopped goes on where it was. An arm or a seed that is added brings new runs only. When
     nothing is left, results.csv, report.md and a figure are written into the folder of the runs.
     """
+    from kdnb.datasets import bytes_from_words
     from kdnb.studies.cluster import worker_environments
+    from kdnb.studies.engine import run_study
     from kdnb.studies.plan import read_study
     from kdnb.studies.progress import Progress
 
     plan, out = read_study(file), _folder(file, out)
     environments = worker_environments(workers, threads, per_gpu)
+    budget = bytes_from_words(memory) if memory else _share_of_memory(cluster, len(environments))
     costs = _costs(plan, data_root, threads=int(environments[0]["OMP_NUM_THREADS"]))
     click.echo(_announcement(plan, costs, "?" if cluster else len(environments)), err=True)
     if dry_run:
         return
     with connected(cluster, environments) as client:
-        _run_and_show(plan, out, client, data_root, file)
+        _run_and_show(file, run_study(plan, out, client, data_root=data_root, memory=budget), out)
     progress = Progress(plan, out)
     _write(progress, costs, out)
-    if any(runs for runs in _unfinished(progress)):
+    if any(_unfinished(progress)):
         raise SystemExit(1)
 
 
@@ -102,6 +105,13 @@ def report(file: Path, out: Path | None, data_root: Path | None, to: Path | None
 
 def _folder(file: Path, out: Path | None) -> Path:
     return out or Path("runs") / file.stem
+
+
+def _share_of_memory(cluster: str | None, workers: int) -> int | None:
+    """Bytes that each worker of this machine may fill; None leaves it to those of a cluster."""
+    from kdnb.datasets.memory import default_budget
+
+    return None if cluster else default_budget() // workers
 
 
 def _costs(plan: Study, data_root: Path | None, *, threads: int = 1, timed: bool = True) -> dict[str, Cost]:
@@ -137,12 +147,10 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def _run_and_show(plan: Study, out: Path, client: Client, data_root: Path | None, file: Path) -> None:
+def _run_and_show(file: Path, runs: Iterator[Ended], out: Path) -> None:
     """Prints a line for every run that ends. On Ctrl-C it says how to go on."""
-    from kdnb.studies.engine import run_study
-
     try:
-        with closing(run_study(plan, out, client, data_root=data_root)) as events:
+        with closing(runs) as events:
             for event in events:
                 click.echo(_line(event), err=True)
     except KeyboardInterrupt:

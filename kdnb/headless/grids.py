@@ -83,8 +83,8 @@ def folder_name(values: dict[str, object]) -> str:
     Example:
         >>> folder_name({"seed": 1, "data": "shapes"})
         'seed=1,data=shapes'
-        >>> folder_name({"data": "/home/ada/My pictures"})
-        'data=home-ada-My-pictures~7e2f8836'
+        >>> folder_name({"data": "My pictures/2026"})
+        'data=My-pictures-2026~b56905bf'
     """
     name = ",".join(f"{parameter}={_word(value)}" for parameter, value in values.items())
     if len(name) <= _LONGEST_FOLDER:

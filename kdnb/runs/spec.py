@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 
+from kdnb.datasets.streaming import STREAMED
 from kdnb.errors import InputError, require_choice
 from kdnb.method import Method
 from kdnb.methods import METHODS
@@ -170,6 +171,8 @@ class Spec:
             if settings[name] == getattr(self.kind, name):
                 del settings[name]
         settings["data"] = DIGESTED.get(self.data, self.data)
+        if self.size >= STREAMED:  # before there was streaming, such a run had other crops
+            settings["crops"] = "random resized"
         return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
     @property

@@ -104,7 +104,7 @@ def foreign_workers(address: str) -> Iterator["distributed.Client"]:  # noqa: F8
     with client:
         _wait_for_workers(client, 1)
         require_alike(client.run(facts))
-        _require_one_thread(client.scheduler_info()["workers"])
+        _require_one_thread(client.nthreads())
         yield client
 
 
@@ -190,11 +190,11 @@ def _wait_for_workers(client: "distributed.Client", count: int) -> None:  # noqa
         ) from error
 
 
-def _require_one_thread(workers: Mapping[str, Mapping[str, object]]) -> None:
-    for address, worker in workers.items():
-        if worker["nthreads"] != 1:
+def _require_one_thread(workers: Mapping[str, int]) -> None:
+    for address, threads in workers.items():
+        if threads != 1:
             raise InputError(
-                f"The worker at {address} takes {worker['nthreads']} tasks at a time in one process, where "
+                f"The worker at {address} takes {threads} tasks at a time in one process, where "
                 "they would share a random state. Start workers with --nthreads 1, as many as you like with "
                 "--nworkers, and set OMP_NUM_THREADS and MKL_NUM_THREADS for the threads of each run."
             )

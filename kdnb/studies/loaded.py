@@ -12,10 +12,12 @@ class LoadedData:
 
     Args:
         data_root: Where data are downloaded and archives unpacked; None is the course's folder.
+
+        memory: Bytes that decoded pictures may fill; None is half of what is free.
     """
 
-    def __init__(self, data_root: Path | None = None) -> None:
-        self._root = data_root
+    def __init__(self, data_root: Path | None = None, memory: int | None = None) -> None:
+        self._places = data_root, memory
         self._last: tuple[tuple, Dataset] | None = None
 
     def of(self, spec: Spec) -> Dataset:
@@ -27,5 +29,5 @@ class LoadedData:
         key = (spec.data, spec.size, spec.data_seed, spec.validation)
         if self._last is None or self._last[0] != key:
             self._last = None  # two data sets may not fit in memory
-            self._last = key, load_data(spec, self._root)
+            self._last = key, load_data(spec, *self._places)
         return self._last[1]

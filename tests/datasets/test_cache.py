@@ -12,6 +12,7 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from small_runs import make_noisy_pictures
 
 from kdnb.datasets import Augmentation, Batches, cache, decoding, image_folder, images, load
 from kdnb.datasets.dataset import Dataset
@@ -21,13 +22,8 @@ from kdnb.errors import InputError
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """Forty noisy pictures of two classes, larger than they will be."""
-    generator = np.random.default_rng(0)
-    for number in range(40):
-        file = tmp_path / "pictures" / "ab"[number % 2] / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (15, 12, 3), dtype=np.uint8)).save(file)
-    return tmp_path / "pictures"
+    """Pictures that are larger than they will be."""
+    return make_noisy_pictures(tmp_path / "pictures", lambda number: (15, 12, 3))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import assert_same_result
+from small_runs import assert_same_result, make_noisy_pictures
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
@@ -27,14 +27,8 @@ SIZE = 16
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """Forty noisy pictures of two classes, of several shapes."""
-    generator = np.random.default_rng(0)
-    for number in range(40):
-        file = tmp_path / "pictures" / "ab"[number % 2] / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        shape = (20 + number % 7, 30 - number % 9, 3)
-        Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8)).save(file)
-    return tmp_path / "pictures"
+    """Pictures of several shapes."""
+    return make_noisy_pictures(tmp_path / "pictures", lambda number: (20 + number % 7, 30 - number % 9, 3))
 
 
 @pytest.fixture

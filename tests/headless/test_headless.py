@@ -9,14 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import pytest
 from fake_course import make_notebook
+from waiting import PATIENCE, wait_until
 
 from kdnb.errors import InputError
 from kdnb.headless import Failure, Outcome, Progress, RunOptions, headline, headline_text, run, worker
@@ -319,17 +318,6 @@ def started_by(process_id: int) -> list[int]:
     rows = [line.split() for line in lines.splitlines()]
     children = [int(pid) for pid, parent, stat in rows if int(parent) == process_id]
     return children + [grandchild for child in children for grandchild in started_by(child)]
-
-
-PATIENCE = 300  # seconds; only a test that hangs waits so long
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    for _ in range(10 * PATIENCE):
-        if true():
-            return
-        time.sleep(0.1)
-    pytest.fail("it never came true")
 
 
 def alive(process_id: int) -> bool:

@@ -111,6 +111,13 @@ def test_a_run_on_the_first_shapes_is_never_taken_for_one_on_todays():
     assert set(records.table(committed[0].parents[1])["data"]) == {"shapes-v1"}
 
 
+def test_a_streamed_run_is_never_taken_for_one_that_was_not(monkeypatch):
+    streamed, small = (Spec("kd", data="pictures", size=size).digest for size in (128, 64))
+    monkeypatch.setattr("kdnb.runs.spec.STREAMED", 10_000)  # as before there was streaming
+    assert Spec("kd", data="pictures", size=128).digest != streamed
+    assert Spec("kd", data="pictures", size=64).digest == small
+
+
 @pytest.mark.parametrize(
     ("field", "value", "kind", "nearest"),
     [

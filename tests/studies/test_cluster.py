@@ -96,7 +96,7 @@ def test_a_folder_that_only_some_workers_see_is_refused(tmp_path):
 
 def test_a_worker_with_several_threads_is_refused():
     with pytest.raises(InputError, match="takes 4 tasks at a time in one process"):
-        cluster._require_one_thread({"tcp://a": {"nthreads": 1}, "tcp://b": {"nthreads": 4}})
+        cluster._require_one_thread({"tcp://a": 1, "tcp://b": 4})
 
 
 def test_own_cores_are_those_that_the_process_may_use():

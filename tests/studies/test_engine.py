@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from distributed import Future
+from filelock import FileLock
 from small_runs import assert_same_result
 from small_study import small_study
+from waiting import wait_until
 
 from kdnb.errors import InputError
 from kdnb.runs import Spec, run
@@ -147,6 +150,59 @@ def test_a_stopped_study_goes_on(client, pictures, tmp_path):
     assert 1 <= finished < 3
     list(run_study(study, tmp_path, client))
     assert len(list(tmp_path.glob("*/run.json"))) == 3
+
+
+def test_a_run_that_nobody_waits_for_stops_after_an_epoch(client, pictures, tmp_path):
+    """Dask cannot stop a task that runs: the run looks itself, and keeps the epoch."""
+    both = arms("labels only", "again", epochs=5000)
+    study = small_study(str(pictures), seeds=(10,), search={}, arms=both, evaluate_every=5000)
+    spec = study.arms["again"].run({}, 10, None)
+    folder, stopped = tmp_path / spec.name, threading.Event()
+
+    def stop() -> None:
+        wait_until((folder / "state.json").exists)
+        [key] = [key for keys in client.processing().values() for key in keys]
+        client.cancel([Future(key, client)], force=True)
+        stopped.set()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(InputError, match="somebody has cancelled the runs"):
+        list(run_study(study, tmp_path, client))
+    thread.join()
+    assert stopped.is_set()
+    with FileLock(tmp_path / f".{spec.name}.lock", timeout=60):  # the worker has left the run
+        assert not (folder / "run.json").exists()
+        assert (folder / "state.json").exists()
+
+
+def test_only_one_worker_is_at_a_run(client, pictures, tmp_path):
+    study = small_study(str(pictures), seeds=(10,), search={}, arms=arms("labels only", "again", epochs=1))
+    spec = study.arms["again"].run({}, 10, None)
+    events = run_study(study, tmp_path, client)
+    with FileLock(tmp_path / f".{spec.name}.lock"):
+        thread = threading.Thread(target=lambda: list(events))
+        thread.start()
+        wait_until(lambda: any(client.processing().values()))
+        thread.join(1)
+        assert not (tmp_path / spec.name).exists()
+    thread.join()
+    assert (tmp_path / spec.name / "run.json").exists()
+
+
+def test_a_teacher_file_of_the_user_is_not_sent_as_a_run(client, pictures, tmp_path, monkeypatch):
+    """A worker without the folder is given the networks of runs; other files it must see itself."""
+    from kdnb.studies import engine
+
+    monkeypatch.setattr(engine, "sees_folder", lambda client, folder: False)
+    teacher = expected(
+        Spec("labels-only", data=str(pictures), size=8, pad=1, epochs=1), tmp_path / "elsewhere"
+    )
+    before = {path: path.stat().st_mtime_ns for path in teacher.iterdir()}
+    kd = {"kd": {"method": "kd", "teacher": str(teacher)}}
+    study = small_study(str(pictures), seeds=(10,), search={}, arms=arms("labels only") | kd)
+    assert all(isinstance(e.outcome, Finished) for e in run_study(study, tmp_path / "study", client))
+    assert {path: path.stat().st_mtime_ns for path in teacher.iterdir()} == before
 
 
 def test_the_workers_of_a_running_cluster_are_used(client):
