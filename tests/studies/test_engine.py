@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from distributed import Future
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from small_runs import assert_same_result
 from small_study import small_study
 from waiting import wait_until
@@ -154,8 +155,8 @@ def test_a_stopped_study_goes_on(client, pictures, tmp_path):
 
 def test_a_run_that_nobody_waits_for_stops_after_an_epoch(client, pictures, tmp_path):
     """Dask cannot stop a task that runs: the run looks itself, and keeps the epoch."""
-    both = arms("labels only", "again", epochs=5000)
-    study = small_study(str(pictures), seeds=(10,), search={}, arms=both, evaluate_every=5000)
+    both = arms("labels only", "again", epochs=400)
+    study = small_study(str(pictures), seeds=(10,), search={}, arms=both, evaluate_every=400)
     spec = study.arms["again"].run({}, 10, None)
     folder, stopped = tmp_path / spec.name, threading.Event()
 
@@ -176,18 +177,24 @@ def test_a_run_that_nobody_waits_for_stops_after_an_epoch(client, pictures, tmp_
         assert (folder / "state.json").exists()
 
 
-def test_only_one_worker_is_at_a_run(client, pictures, tmp_path):
-    study = small_study(str(pictures), seeds=(10,), search={}, arms=arms("labels only", "again", epochs=1))
-    spec = study.arms["again"].run({}, 10, None)
-    events = run_study(study, tmp_path, client)
-    with FileLock(tmp_path / f".{spec.name}.lock"):
-        thread = threading.Thread(target=lambda: list(events))
-        thread.start()
-        wait_until(lambda: any(client.processing().values()))
-        thread.join(1)
-        assert not (tmp_path / spec.name).exists()
-    thread.join()
-    assert (tmp_path / spec.name / "run.json").exists()
+def test_only_one_worker_is_at_a_run(tmp_path, monkeypatch):
+    """While a run is trained, nobody else gets its lock."""
+    from kdnb.studies import engine
+
+    spec = Spec("labels-only")
+    locked = []
+
+    def trained(found: Spec, *, out: Path, **_: object) -> None:
+        with pytest.raises(Timeout):
+            FileLock(out / f".{found.name}.lock").acquire(timeout=0)
+        locked.append(found)
+
+    monkeypatch.setattr(engine, "run", trained)
+    monkeypatch.setattr(engine, "_loaded", lambda task: SimpleNamespace(of=lambda spec: None))
+    engine._train(tmp_path, engine.Task(spec, 1, None, None, facts()))
+    assert locked == [spec]
+    with FileLock(tmp_path / f".{spec.name}.lock", timeout=0):
+        pass
 
 
 def test_a_teacher_file_of_the_user_is_not_sent_as_a_run(client, pictures, tmp_path, monkeypatch):
