@@ -7,6 +7,7 @@ defaults and reported numbers are in ``kdnb/methods/README.md``, section KD.
 import torch
 from torch import Tensor, nn
 
+from kdnb.method import frozen
 from kdnb.methods.families.distillation import Distillation
 
 
@@ -62,26 +63,29 @@ class KD(Distillation):
         super().__init__(
             student, teacher, label_weight=label_weight, soft_weight=soft_weight, temperature=temperature
         )
-        self.scrambled = scrambled
+        if scrambled:
+            self.teacher = frozen(Scrambled(self.teacher))
 
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
         with torch.no_grad():
             teacher_logits = self.teacher(images)
-        if self.scrambled:
-            teacher_logits = scrambled(teacher_logits)
         return self.logit_terms(self.student(images), teacher_logits, labels)
 
 
-def scrambled(logits: Tensor) -> Tensor:
-    """The same logits for each image: the largest stays where it is, the others change places at random.
+class Scrambled(nn.Module):
+    """A network whose logits change places at random, all but the largest of each image.
 
     Args:
-        logits: The logits, (B, K).
-
-    Returns:
-        Logits of the same shape, with the same values in every row.
+        network: It maps images (B, 3, H, W) to logits (B, K).
     """
-    values, classes = logits.sort(1, descending=True)
-    places = torch.rand_like(values[:, 1:]).argsort(1) + 1
-    order = torch.cat((torch.zeros_like(places[:, :1]), places), 1)  # (B, K)
-    return torch.empty_like(logits).scatter(1, classes, values.gather(1, order))
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K) with the values of the network's own in every row, drawn anew in every call."""
+        values, classes = self.network(images).sort(1, descending=True)  # (B, K)
+        places = torch.rand_like(values[:, 1:]).argsort(1) + 1
+        order = torch.cat((torch.zeros_like(places[:, :1]), places), 1)  # the largest stays
+        return torch.empty_like(values).scatter(1, classes, values.gather(1, order))

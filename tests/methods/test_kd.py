@@ -3,11 +3,12 @@ import copy
 import pytest
 import torch
 import torchvision
+from torch import nn
 
 from kdnb.errors import InputError
 from kdnb.functional import kd_loss, label_loss
 from kdnb.methods import KD, LabelsOnly
-from kdnb.methods.kd import scrambled
+from kdnb.methods.kd import Scrambled
 from kdnb.networks import build
 from kdnb.testing import contract
 
@@ -16,7 +17,7 @@ def make_kd(**options) -> KD:
     return KD(build("resnet8", classes=10, seed=0), build("resnet14", classes=10, seed=1), **options)
 
 
-@pytest.mark.parametrize("options", [{}, {"soft_weight": 0.0, "label_weight": 1.0}])
+@pytest.mark.parametrize("options", [{}, {"soft_weight": 0.0, "label_weight": 1.0}, {"scrambled": True}])
 def test_kd_keeps_the_contract(batch, options):
     assert len(contract(make_kd(**options), *batch)) == 10
 
@@ -104,7 +105,7 @@ class TestScrambled:
     def test_the_largest_stays_and_the_values_are_kept(self):
         logits = torch.randn(64, 10)
         torch.manual_seed(0)
-        mixed = scrambled(logits)
+        mixed = Scrambled(nn.Identity())(logits)
         assert torch.equal(mixed.argmax(1), logits.argmax(1))
         assert torch.equal(mixed.sort(1).values, logits.sort(1).values)
         assert not torch.equal(mixed, logits)
@@ -112,7 +113,7 @@ class TestScrambled:
     def test_every_place_is_as_likely(self):
         logits = torch.arange(4.0).repeat(30_000, 1)
         torch.manual_seed(0)
-        mixed = scrambled(logits)
+        mixed = Scrambled(nn.Identity())(logits)
         assert (mixed[:, 3] == 3).all()
         for place in range(3):
             shares = mixed[:, place].long().bincount(minlength=3) / len(mixed)
@@ -124,6 +125,7 @@ class TestScrambled:
         found = method.losses(*batch, 0.0)
         torch.manual_seed(3)
         with torch.no_grad():
-            targets = scrambled(method.teacher(batch[0]))
+            targets = method.teacher(batch[0])
+        assert torch.equal(targets.sort(1).values, method.teacher.network(batch[0]).sort(1).values)
         expected = kd_loss(method.student(batch[0]), targets, 4.0)
         torch.testing.assert_close(found["student/soft"], 0.9 * expected)
