@@ -107,6 +107,7 @@ def test_a_group_is_timed_against_one_of_its_networks():
     check_rows(rows, [2, 3])
 
 
+@pytest.mark.slow
 def test_a_neighbour_of_each_kind_has_a_row():
     rows = list(busy_steps(batch_size=2, steps=1, rounds=1))
     assert [row.pop("neighbour") for row in rows] == ["same session", "own session", "training"]

@@ -266,6 +266,7 @@ class TestOnAGpu:
         assert first.images.shape == (7, 3, 8, 8)
 
 
+@pytest.mark.slow
 def test_a_dataset_in_memory_is_as_before():
     part = load("shapes").validation
     data = Dataset.of("some", ("a", "b"), train=part, validation=part, test=part)

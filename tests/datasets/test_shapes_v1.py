@@ -14,6 +14,7 @@ def small():
     return shapes_v1(seed=0, **SMALL)
 
 
+@pytest.mark.slow
 def test_the_pictures_are_those_of_the_records():
     assert shapes_v1().fingerprint() == FIRST_SHAPES
 

@@ -139,6 +139,7 @@ def test_a_teacher_of_the_datas_normalisation_stays_plain(tmp_path):
     assert type(teachers.fit_teacher(tmp_path, replace(tiny(), mean=sums)).net) is type(net)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["shapes", "shapes-v1"])
 def test_the_shipped_teacher_is_plain_on_its_shapes(name):
     assert type(teachers.fit_teacher(teachers.shapes_teacher(name), load(name)).net).__name__ == "ResNet"

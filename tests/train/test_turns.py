@@ -97,6 +97,7 @@ def _hold(folder, ready) -> None:
         threading.Event().wait()
 
 
+@pytest.mark.slow
 def test_a_killed_training_holds_nobody_up(tmp_path):
     fresh = multiprocessing.get_context("spawn")
     ready = fresh.Event()
