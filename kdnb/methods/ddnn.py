@@ -6,10 +6,10 @@ Equations, defaults and their sources are in ``kdnb/methods/README.md``, section
 The paper states that sub-nets of different depth share one set of weights, that every iteration trains all of
 them, that a KL divergence ties the class posteriors of the sub-nets to those of the full net, and that
 self-attention ties features of equal resolution. Only its abstract was at hand, and there is no public code.
-The rest is ours or inferred: which blocks a sub-net has, batch norm for each depth, the temperature, the
-weights, and that no sub-net is a target of the full net. The attention loss has two forms. ``"unit"`` is that
-of attention transfer, which the paper cites. ``"zscore"`` is inferred from EKD-FWSNet, a sister paper of the
-same authors with the same idea on another network. No published number can be checked against this file.
+The rest is ours or inferred: which blocks a sub-net has, batch norm for each depth, the weights, and that no
+sub-net is a target of the full net. The temperature of 3 and the attention loss ``"zscore"`` are inferred
+from EKD-FWSNet, a sister paper of the same authors with the same idea on another network. ``"unit"`` is the
+loss of attention transfer, which the paper cites. No published number can be checked against this file.
 """
 
 from typing import Literal
@@ -25,10 +25,12 @@ from kdnb.functional import (
     mean_squared_error,
     normalized_mse,
     positive_temperature,
+    require_counts,
     require_weights,
     unit_vectors,
 )
 from kdnb.method import Method
+from kdnb.methods.families.online import ramp_up
 from kdnb.networks import DepthNet, Features, Network
 from kdnb.networks.resnet import ResidualNetwork
 
@@ -57,15 +59,15 @@ class DDNN(Method):
 
         soft_weight: Weight of the soft terms.
 
-        attention_weight: Weight of the attention terms. Attention transfer has 1000. On ``shapes``, with 100
-            the gradient of the term is about as strong as that of the labels before training, and accuracy
-            falls.
+        attention_weight: Weight of the attention terms.
 
-        attention: ``"unit"`` compares attention maps of unit norm and sums over the stages. ``"zscore"``
-            compares maps with mean 0 and standard deviation 1 at the last stage.
+        attention: ``"zscore"`` compares maps with mean 0 and standard deviation 1 at the last stage.
+            ``"unit"`` compares attention maps of unit norm and sums over the stages, as attention transfer
+            does, which has a weight of 1000.
 
-        temperature: Temperature of the soft terms. 1 is the literal class posterior. The benchmarks' 4 held
-            the full net back in short training.
+        temperature: Temperature of the soft terms. 1 is the literal class posterior.
+
+        ramp_epochs: Number of epochs in which the soft and the attention terms rise to their full weight.
 
     Raises:
         InputError: If the network is not a ResNet of the package, if the depths do not fit it, if a weight is
@@ -88,8 +90,9 @@ class DDNN(Method):
         label_weight: float = 1.0,
         soft_weight: float = 1.0,
         attention_weight: float = 1.0,
-        attention: Literal["unit", "zscore"] = "unit",
-        temperature: float = 1.0,
+        attention: Literal["unit", "zscore"] = "zscore",
+        temperature: float = 3.0,
+        ramp_epochs: int = 0,
     ) -> None:
         super().__init__()
         require_choice("attention", attention, ATTENTION)
@@ -108,6 +111,8 @@ class DDNN(Method):
         self.label_weight, self.soft_weight = label_weight, soft_weight
         self.attention_weight, self.temperature = attention_weight, positive_temperature(temperature)
         self.attention_loss = ATTENTION[attention]
+        require_counts(ramp_epochs=ramp_epochs)
+        self.ramp_epochs = ramp_epochs
         self.net = DepthNet(student, depths, batch_norm=batch_norm)
 
     def losses(self, images: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
@@ -115,14 +120,16 @@ class DDNN(Method):
             return {"full/label": label_loss(self.net(images), labels)}
         full, *subnets = self.net.features_at_all(images).values()
         terms = {"full/label": label_loss(full.logits, labels)}
+        ramp = ramp_up(epoch, self.ramp_epochs)
         for name, subnet in zip(self._names(), subnets, strict=True):
             if self.label_weight:
                 terms[f"{name}/label"] = self.label_weight * label_loss(subnet.logits, labels)
             if self.soft_weight:
                 soft = kd_loss(subnet.logits, full.logits.detach(), self.temperature)
-                terms[f"{name}/soft"] = self.soft_weight * soft
+                terms[f"{name}/soft"] = ramp * self.soft_weight * soft
             if self.attention_weight:
-                terms[f"{name}/attention"] = self.attention_weight * self.attention_loss(subnet, full)
+                distance = self.attention_loss(subnet, full)
+                terms[f"{name}/attention"] = ramp * self.attention_weight * distance
         return terms
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ def test_a_sub_net_is_that_of_the_library(batch, blocks):
 
 
 def test_the_terms_are_the_methods(batch):
-    method = DDNN(build("resnet20", classes=4), attention_weight=10.0, temperature=3.0).eval()
+    method = DDNN(build("resnet20", classes=4), attention="unit", attention_weight=10.0).eval()
     terms = method.losses(*batch, 0.0)
     full, *subnets = method.net.features_at_all(batch[0]).values()
     soft = reference("embedded_soft")([full.logits, *(net.logits for net in subnets)], 3.0)

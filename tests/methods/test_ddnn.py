@@ -11,7 +11,7 @@ from kdnb.functional import label_loss, mean_squared_error
 from kdnb.method import ledger
 from kdnb.methods import DDNN, LabelsOnly
 from kdnb.methods.ddnn import embedded_attention_loss, embedded_zscore_loss, standardised
-from kdnb.networks import DepthNet, build
+from kdnb.networks import DepthNet, Features, build
 from kdnb.networks.depth import BATCH_NORM
 from kdnb.runs import running
 from kdnb.runs.spec import Spec, with_options
@@ -64,11 +64,30 @@ def test_imagenet_style_networks_learn_too():
 # The terms
 
 
+def unit_maps_differ(own: Features, full: Features) -> Tensor:
+    total = 0
+    for a, b in zip(own.maps, full.maps, strict=True):
+        a, b = (m.square().mean(1).flatten(1) for m in (a, b))
+        a, b = (m / m.norm(dim=1, keepdim=True) for m in (a, b))
+        total += (a - b).square().mean()
+    return total
+
+
+def standardised_maps_differ(own: Features, full: Features) -> Tensor:
+    a, b = (m.maps[-1].sum(1).flatten(1) for m in (own, full))
+    a, b = ((m - m.mean(1, keepdim=True)) / m.std(1, keepdim=True) for m in (a, b))
+    return (a - b).square().mean()
+
+
 @pytest.mark.parametrize("batch_norm", BATCH_NORM)
-def test_terms_by_the_formula(batch, batch_norm):
+@pytest.mark.parametrize(
+    ("attention", "distance"), [("zscore", standardised_maps_differ), ("unit", unit_maps_differ)]
+)
+def test_terms_by_the_formula(batch, batch_norm, attention, distance):
     """The loss of methods/README.md, DDNN + EKD, written out."""
     images, labels = batch
-    method = trained(batch, batch_norm=batch_norm, temperature=2.0, attention_weight=10.0).eval()
+    options = {"batch_norm": batch_norm, "attention": attention, "temperature": 2.0}
+    method = trained(batch, **options, attention_weight=10.0).eval()
     terms = method.losses(images, labels, 0.0)
     full = method.net.full.features(images)
     expected = {"full/label": label_loss(full.logits, labels)}
@@ -76,19 +95,23 @@ def test_terms_by_the_formula(batch, batch_norm):
         own = method.net.at_depth(depth).features(images)
         target, log = (full.logits / 2).softmax(1), (own.logits / 2).log_softmax(1)
         soft = 4 * (target * (target.log() - log)).sum(1).mean()
-        attention = 0
-        for a, b in zip(own.maps, full.maps, strict=True):
-            a, b = (m.square().mean(1).flatten(1) for m in (a, b))
-            a, b = (m / m.norm(dim=1, keepdim=True) for m in (a, b))
-            attention += (a - b).square().mean()
         expected |= {
             f"depth{depth}/label": label_loss(own.logits, labels),
             f"depth{depth}/soft": soft,
-            f"depth{depth}/attention": 10 * attention,
+            f"depth{depth}/attention": 10 * distance(own, full),
         }
     assert list(terms) == list(expected)
     for name, term in terms.items():
         torch.testing.assert_close(term, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_teaching_rises_with_the_ramp(batch):
+    """exp(-5 (1 - e / 4)^2) in epoch e, counted from 1; the labels count in full from the start."""
+    plain = make().losses(*batch, 0.0)
+    for epoch, factor in ((0.0, 0.0600546), (1.5, 0.2865048), (3.0, 1.0), (9.0, 1.0)):
+        for name, term in make(ramp_epochs=4).losses(*batch, epoch).items():
+            expected = plain[name] if name.endswith("/label") else factor * plain[name]
+            torch.testing.assert_close(term, expected, rtol=1e-5, atol=0)
 
 
 def test_weights_weigh_and_0_leaves_a_term_out(batch):
@@ -296,6 +319,7 @@ def test_depths_are_read_from_words():
         ({"batch_norm": "own"}, "Unknown batch_norm"),
         ({"soft_weight": -1.0}, "soft_weight must be"),
         ({"attention_weight": float("nan")}, "attention_weight must be"),
+        ({"ramp_epochs": -1}, "ramp_epochs must be"),
         ({"label_weight": -0.1}, "label_weight must be"),
         ({"temperature": 0.0}, "temperature must be .* above 0"),
         ({"temperature": -4.0}, "temperature must be .* above 0"),
@@ -358,7 +382,7 @@ class TestStandardisedMaps:
 
     def test_it_is_chosen_by_name(self, batch):
         torch.manual_seed(0)
-        unit, zscore = make(), make(attention="zscore")
+        unit, zscore = make(attention="unit"), make()
         terms = [method(Batch(*batch), 0.0)["depth14/attention"].item() for method in (unit, zscore)]
         assert terms[0] != terms[1]
         with pytest.raises(InputError, match=r"Unknown attention 'z-score'. Did you mean 'zscore'"):
