@@ -127,8 +127,7 @@ def _announcement(plan: Study, costs: dict[str, Cost], workers: int | str) -> st
     width = max(map(len, plan.arms))
     for name, arm in plan.arms.items():
         searched = len(arm.trials) * len(plan.search_seeds) if len(arm.trials) > 1 else 0
-        runs = searched + len(plan.seeds)
-        total += runs * costs[name].seconds
+        total += (searched * plan.search_share + len(plan.seeds)) * costs[name].seconds
         lines.append(
             f"  {name:{width}}  {searched:3} in the search + {len(plan.seeds)} reported, about "
             f"{_time(costs[name].seconds)} each, {costs[name].macs / 1e12:.2f} T multiplications"

@@ -21,7 +21,7 @@ else:
 
 SETTINGS = tuple(field.name for field in fields(Spec) if field.name not in ("method", "options", "seed"))
 STUDY_KEYS = ("title", "question", "baseline", "seeds", "evaluate_every", "all", "search", "arms")
-SEARCH_KEYS = ("seeds", "trials", "values", "part")
+SEARCH_KEYS = ("seeds", "trials", "values", "part", "share_of_epochs")
 ARM_KEYS = ("method", "options", "learner", "teacher_arm", "search")
 
 Values = Mapping[str, object]  # settings of a Spec and options of its method, by name
@@ -80,6 +80,8 @@ class Study:
 
         search_seeds: What the search is judged on. None of them is reported.
 
+        search_share: Share of its epochs that a run of the search has, above 0 and at most 1.
+
         evaluate_every: Epochs from one evaluation to the next.
 
         arms: The arms by name, each behind the arm that it learns from.
@@ -90,6 +92,7 @@ class Study:
     baseline: str
     seeds: tuple[int, ...]
     search_seeds: tuple[int, ...]
+    search_share: float
     evaluate_every: int
     arms: dict[str, Arm]
 
@@ -103,6 +106,14 @@ class Study:
         """How many runs the study has if none serves two arms."""
         searched = len(self.search_seeds) if self.searches else 0
         return sum(len(arm.trials) * searched + len(self.seeds) for arm in self.arms.values())
+
+    def in_search(self, spec: Spec) -> Spec:
+        """The run as the search makes it: with a share of its epochs, rounded, at least one.
+
+        Args:
+            spec: The run at its full length.
+        """
+        return replace(spec, epochs=max(1, round(spec.epochs * self.search_share)))
 
 
 def read_study(path: Path) -> Study:
@@ -159,7 +170,8 @@ def study_of(content: Mapping[str, object]) -> Study:
     if not isinstance(every, int) or isinstance(every, bool) or every < 1:
         raise InputError(f"evaluate_every must be a whole number, at least 1, found {every!r}.")
     words = (str(content.get("title", "A study")), str(content.get("question", "")))
-    return Study(*words, str(baseline), seeds, search_seeds, every, _teachers_first(arms))
+    share = _share(search)
+    return Study(*words, str(baseline), seeds, search_seeds, share, every, _teachers_first(arms))
 
 
 def _arm(name: str, table: object, shared: Values, search: Values) -> Arm:
@@ -227,6 +239,15 @@ def _search_seeds(search: Values) -> tuple[int, ...]:
             "chosen on the test part cannot be measured on it afterwards."
         )
     return _seeds(search, "seeds", "[search] seeds") if search else ()
+
+
+def _share(search: Values) -> float:
+    share = search.get("share_of_epochs", 1.0)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise InputError(
+            f"share_of_epochs in [search] must be a number above 0 and at most 1, found {share!r}."
+        )
+    return float(share)
 
 
 def _seeds(table: Values, key: str, words: str) -> tuple[int, ...]:

@@ -114,7 +114,8 @@ class Progress:
         if len(arm.trials) > 1:
             for trial in arm.trials:
                 for seed in self.study.search_seeds:
-                    yield trial, seed, self._run(arm, trial, seed)
+                    spec = self._run(arm, trial, seed)
+                    yield trial, seed, spec and self.study.in_search(spec)
 
     def scores(self, arm: Arm) -> list[float | None]:
         """How every trial of an arm did in the search.

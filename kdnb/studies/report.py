@@ -74,9 +74,10 @@ def _protocol(study: Study) -> str:
     if not study.searches:
         return f"Every arm ran with the settings of the study file. Reported seeds: {seeds}."
     searched = ", ".join(map(str, study.search_seeds))
+    short = "" if study.search_share == 1 else f" The search trains {study.search_share:.0%} of the epochs."
     return (
         f"Every arm was given {counts[0]} trials, judged by validation accuracy after the last epoch, on "
-        f"seeds {searched}. Each arm's best setting then ran on fresh seeds: {seeds}."
+        f"seeds {searched}. Each arm's best setting then ran on fresh seeds: {seeds}.{short}"
     )
 
 

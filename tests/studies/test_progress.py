@@ -41,6 +41,24 @@ def test_the_reported_student_learns_from_the_teacher_of_its_seed(tmp_path):
         assert spec.teacher == teachers[seed]
 
 
+def test_a_short_search_tries_every_arm_for_the_same_share_and_its_teachers_are_whole(tmp_path):
+    study = small_study(
+        all={"data": "shapes", "size": 8, "epochs": 6, "batch_size": 8},
+        search={"seeds": [0], "values": {"lr": [0.05, 0.1]}, "share_of_epochs": 0.3},
+    )
+    progress = Progress(study, tmp_path)
+    assert {spec.epochs for spec in progress.ready().values()} == {2}
+    for spec in progress.ready().values():
+        pretend(tmp_path, spec)
+    wanted = [spec for spec in progress.ready().values() if spec.seed == 0]
+    assert [(spec.student, spec.epochs) for spec in wanted] == [("resnet14", 6)]
+    pretend(tmp_path, wanted[0])
+    searched = [spec for _, _, spec in progress.searched(study.arms["kd"])]
+    assert {(spec.epochs, spec.teacher) for spec in searched} == {(2, wanted[0].name)}
+    for arm in study.arms.values():
+        assert {spec.epochs for _, spec in progress.reported(arm) if spec is not None} <= {6}
+
+
 def test_the_first_of_equal_trials_is_chosen(tmp_path):
     progress = Progress(small_study(), tmp_path)
     for spec in progress.ready().values():
