@@ -191,6 +191,27 @@ class Dataset:
         chosen = replace(self.train.take(kept), indices=self.train.numbers[kept])
         return replace(self, train=chosen)
 
+    def mislabelled(self, share: float, *, seed: int = 0) -> "Dataset":
+        """The same data set with wrong labels in the training part.
+
+        Args:
+            share: Share of the training images that get a wrong label. Each gets one of the other classes,
+                all equally likely.
+
+            seed: Of the choice.
+
+        Raises:
+            InputError: For a share that is not between 0 and 1.
+        """
+        if not 0 <= share <= 1:
+            raise InputError(f"The share of wrong labels must be between 0 and 1, found {share!r}.")
+        generator = torch.Generator().manual_seed(derived_seed(seed, "mislabelled"))
+        labels, count = self.train.labels.clone(), round(share * len(self.train))
+        wrong = torch.randperm(len(labels), generator=generator)[:count]
+        steps = torch.randint(1, len(self.classes), (count,), generator=generator)
+        labels[wrong] = (labels[wrong] + steps) % len(self.classes)
+        return replace(self, train=replace(self.train, labels=labels))
+
     def fingerprint(self) -> str:
         """A short hash of every pixel and label, to tell in a record what was trained on.
 

@@ -88,7 +88,7 @@ def run(
         return record
     state = None if again else _interrupted(spec, folder, resume)
     data = data or load_data(spec, data_root, memory)
-    shown = data.few(spec.labels, seed=spec.seed) if spec.labels else data
+    shown = training_data(spec, data)
     method, teacher = assemble(spec, shown, beside=Path(out))
     share = getattr(method, "batch_size", None)  # where images of a batch are compared
     origin = {"data": data.fingerprint(), "teacher": teacher, "share of a batch": share}
@@ -104,6 +104,18 @@ def run(
             save_state(state, folder)
             report(row)
     return _finish(spec, folder, method, data, state, evaluate_every)
+
+
+def training_data(spec: Spec, data: Dataset) -> Dataset:
+    """``data`` with the training part that the run sees: as few pictures and as wrong labels as it says.
+
+    Args:
+        spec: The run.
+
+        data: The whole data set.
+    """
+    shown = data.few(spec.labels, seed=spec.seed) if spec.labels else data
+    return shown.mislabelled(spec.label_noise, seed=spec.seed) if spec.label_noise else shown
 
 
 def load_data(spec: Spec, data_root: Path | None = None, memory: int | None = None) -> Dataset:
@@ -177,7 +189,7 @@ def assemble(
     Args:
         spec: The run.
 
-        data: What it trains on, its training part brought down to ``spec.labels`` images.
+        data: What it trains on, with the ``training_data`` of the run.
 
         beside: The folder of the runs. A teacher that is named like one of them is that run's network.
 

@@ -16,7 +16,8 @@ from kdnb.runs.options import Option, canonical_options, method_options, options
 from kdnb.train import PRECISIONS, SCHEDULES
 
 OWN = ("weight_decay", "momentum", "nesterov", "schedule")  # None: as the method has it
-LEAST = {"epochs": 1, "batch_size": 1, "labels": 0, "weight_decay": 0, "momentum": 0, "pad": 0}
+NOT_NEGATIVE = ("labels", "label_noise", "weight_decay", "momentum", "pad")
+LEAST = {"epochs": 1, "batch_size": 1} | dict.fromkeys(NOT_NEGATIVE, 0)
 # What stands for a data set in the digest. The first edition's "shapes" are shapes-v1 today: their runs keep
 # their names, and no run on today's shapes has one of them.
 DIGESTED = {"shapes-v1": "shapes", "shapes": "shapes, second version"}
@@ -54,6 +55,9 @@ class Spec:
         options: The method's keyword arguments. Those that equal a default are dropped.
 
         labels: Training pictures that the student sees, 0 for all.
+
+        label_noise: Share of those pictures whose label is wrong, drawn at random. The validation and the
+            test part keep theirs.
 
         size: Height and width of the pictures in pixels, as ``datasets.load`` takes it. From 128 on the
             pictures of a folder are decoded anew in every epoch and shown as random resized crops.
@@ -97,6 +101,7 @@ class Spec:
     teacher: str | None = _setting(None, "A run's folder or network file; for shapes the shipped one.")
     options: dict[str, Option] = field(default_factory=dict)
     labels: int = _setting(0, "Training pictures to use; 0 is all.")
+    label_noise: float = _setting(0.0, "Share of the training labels that are wrong.")
     size: int = _setting(32, "Pixels a side; 64 for shapes too; your own are streamed from 128 on.")
     validation: float = _setting(0.1, "Share held out of training.")
     data_seed: int = _setting(0, "Of splits, and of drawn data.")
@@ -124,6 +129,8 @@ class Spec:
             require_choice("schedule", self.schedule, SCHEDULES)
         for setting in fields(self):
             self._check_number(setting.name, setting.type)
+        if self.label_noise > 1:
+            raise InputError(f"label_noise must be at most 1, found {self.label_noise}.")
         if not 0 < self.lr < float("inf"):
             raise InputError(f"lr must be above 0, found {self.lr}.")
         options = canonical_options(self.method, self.kind, self.options)
@@ -170,6 +177,8 @@ class Spec:
         for name in ("momentum", "nesterov"):  # a spec of the first edition keeps its digest
             if settings[name] == getattr(self.kind, name):
                 del settings[name]
+        if not self.label_noise:
+            del settings["label_noise"]
         settings["data"] = DIGESTED.get(self.data, self.data)
         if self.size >= STREAMED:  # before there was streaming, such a run had other crops
             settings["crops"] = "random resized"

@@ -14,7 +14,7 @@ from kdnb.errors import InputError
 from kdnb.method import Method
 from kdnb.networks import build
 from kdnb.runs import Spec
-from kdnb.runs.running import assemble
+from kdnb.runs.running import assemble, training_data
 from kdnb.studies.loaded import LoadedData
 from kdnb.studies.plan import Arm, Study
 from kdnb.train import evaluate, train
@@ -70,7 +70,7 @@ def costs(
 
 def _cost(study: Study, arm: Arm, data: Dataset, threads: int, timed: bool) -> Cost:
     spec = arm.run(arm.trials[0], study.seeds[0], None)
-    shown = data.few(spec.labels, seed=spec.seed) if spec.labels else data
+    shown = training_data(spec, data)
     teacher = None
     if arm.teacher_arm is not None:
         teacher = build(study.arms[arm.teacher_arm].spec.student, classes=len(data.classes))

@@ -146,6 +146,35 @@ class TestFew:
             a_dataset().few(count)
 
 
+class TestMislabelled:
+    def test_the_share_of_the_labels_is_wrong_and_nothing_else_differs(self):
+        data = a_dataset()
+        noisy = data.mislabelled(0.3, seed=4)
+        assert (noisy.train.labels != data.train.labels).sum() == 21  # of 70
+        assert torch.equal(noisy.train.images, data.train.images)
+        assert noisy.validation is data.validation
+        assert noisy.test is data.test
+
+    def test_all_other_classes_are_drawn(self):
+        data = a_dataset()
+        wrong = (data.mislabelled(1.0).train.labels - data.train.labels) % 3
+        assert set(wrong.tolist()) == {1, 2}
+
+    def test_the_seed_chooses(self):
+        one, same, other = (a_dataset().mislabelled(0.5, seed=seed).train.labels for seed in (1, 1, 2))
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+
+    def test_fewer_images_keep_their_numbers(self):
+        data = a_dataset().few(20)
+        assert torch.equal(data.mislabelled(0.5).train.numbers, data.train.numbers)
+
+    @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+    def test_no_share_is_refused(self, share):
+        with pytest.raises(InputError, match="must be between 0 and 1"):
+            a_dataset().mislabelled(share)
+
+
 class TestNumbers:
     def test_a_whole_part_is_numbered_as_it_lies(self):
         data = a_dataset()

@@ -131,8 +131,8 @@ def test_evaluating_every_few_epochs_changes_no_weight_and_never_misses_the_last
     assert record.metrics["student"]["last"] == always.metrics["student"]["last"]
 
 
-def test_weight_decay_and_the_number_of_labels_are_used(spec, whole, tmp_path):
-    for other in (replace(spec, weight_decay=0.1), replace(spec, labels=4)):
+def test_weight_decay_and_number_and_noise_of_the_labels_are_used(spec, whole, tmp_path):
+    for other in (replace(spec, weight_decay=0.1), replace(spec, labels=4), replace(spec, label_noise=0.5)):
         run(other, out=tmp_path)
         name = "student.safetensors"
         assert (tmp_path / other.name / name).read_bytes() != (whole / name).read_bytes()
