@@ -8,7 +8,7 @@ from kdnb.train.evaluation import evaluate, logits_of
 from kdnb.train.hardware import PRECISIONS
 from kdnb.train.loop import Epoch, train
 from kdnb.train.losslog import NotFinite
-from kdnb.train.schedules import SCHEDULES, Schedule, cosine, drops
+from kdnb.train.schedules import SCHEDULES, Schedule, cosine, drops, warm_cosine
 
 __all__ = [
     "PRECISIONS",
@@ -21,4 +21,5 @@ __all__ = [
     "evaluate",
     "logits_of",
     "train",
+    "warm_cosine",
 ]

@@ -11,6 +11,19 @@ def cosine(progress: float) -> float:
     return (1 + cos(pi * progress)) / 2
 
 
+def warm_cosine(progress: float) -> float:
+    """From 0 to 1 in a straight line over the first fifth, then from 1 to 0 along half a cosine.
+
+    Args:
+        progress: In [0, 1).
+
+    Example:
+        >>> warm_cosine(0.0), warm_cosine(0.1), warm_cosine(0.2)
+        (0.0, 0.5, 1.0)
+    """
+    return progress / WARM if progress < WARM else cosine((progress - WARM) / (1 - WARM))
+
+
 def drops(*at: float, factor: float = 0.1) -> Schedule:
     """A schedule that multiplies the learning rate at some points of progress.
 
@@ -27,7 +40,10 @@ def drops(*at: float, factor: float = 0.1) -> Schedule:
     return lambda progress: factor ** sum(progress >= point for point in at)
 
 
+WARM = 0.2  # share of the training in which the rate of ``warm_cosine`` rises
+
 SCHEDULES: dict[str, Schedule] = {
     "cosine": cosine,
+    "warm-cosine": warm_cosine,
     "benchmark": drops(150 / 240, 180 / 240, 210 / 240),  # methods/README.md, section Schedules
 }

@@ -14,7 +14,7 @@ from kdnb.errors import InputError
 from kdnb.method import Method
 from kdnb.methods import KD, LabelsOnly
 from kdnb.networks import build
-from kdnb.train import NotFinite, cosine, drops, evaluate, logits_of, losslog, train
+from kdnb.train import NotFinite, cosine, drops, evaluate, logits_of, losslog, train, warm_cosine
 from kdnb.train.losslog import CHECK_EVERY
 
 CLASSES = 4
@@ -241,13 +241,15 @@ def test_nothing_is_printed_or_logged(capfd, caplog):
 
 def test_schedules_have_their_closed_forms():
     assert [cosine(x) for x in (0, 1 / 3, 0.5, 1)] == pytest.approx([1, 0.75, 0.5, 0])
+    warmed = [warm_cosine(x) for x in (0, 0.05, 0.2, 0.2 + 0.8 / 3, 0.6, 1)]
+    assert warmed == pytest.approx([0, 0.25, 1, 0.75, 0.5, 0])
     falling = drops(0.5, 0.75)
     values = [falling(x) for x in (0, 0.49, 0.5, 0.74, 0.75, 0.99)]
     assert values == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     assert drops(0.5, factor=0.2)(0.6) == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("schedule", [cosine, drops(0.5)])
+@pytest.mark.parametrize("schedule", [cosine, warm_cosine, drops(0.5)])
 def test_every_optimizer_follows_the_schedule_from_its_own_rate(schedule):
     seen = []
 
