@@ -26,7 +26,7 @@ from kdnb.seeds import derived_seed
 SIZES = (32, 64)  # in pixels
 SIDE = 32  # of a picture, in the units of all lengths here
 CHUNK = 250  # how many pictures are drawn at a time, which takes about 100 MB in float64 at 64 pixels
-OBJECT = (5.0, 8.0)  # radius of the circle around the object
+OBJECT = (6.0, 9.0)  # radius of the circle around the object
 TURN = pi / 6  # the largest angle by which the object is turned, either way
 FINER = 2  # every pixel of the object is the mean of FINER x FINER points
 
