@@ -12,7 +12,7 @@ from kdnb.analysis.classes import class_similarity, logit_similarity, siblings_f
 from kdnb.analysis.gradcam import grad_cam
 from kdnb.analysis.links import link_agreement, link_norms, link_share
 from kdnb.analysis.maps import centre_maps, edge_maps, normalised, uniform_maps
-from kdnb.analysis.scores import iou_at_equal_area, map_scores, mass_inside, pointing_game
+from kdnb.analysis.scores import iou_at_equal_area, map_scores, mass_inside, mass_on_others, pointing_game
 from kdnb.analysis.similarity import attention_cosine, cka_matrix, linear_cka, pairs_by_stage, raw_cosine
 from kdnb.analysis.statistics import Interval, holm, paired_difference
 
@@ -37,6 +37,7 @@ __all__ = [
     "lowest_relative_entropy",
     "map_scores",
     "mass_inside",
+    "mass_on_others",
     "network_depths",
     "normalised",
     "paired_difference",

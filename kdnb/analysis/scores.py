@@ -45,6 +45,39 @@ def mass_inside(maps: Tensor, masks: Tensor) -> Tensor:
     return torch.where(total > 0, (maps * masks).sum(1) / total, masks.mean(1))
 
 
+def mass_on_others(maps: Tensor, masks: Tensor, others: int = 10) -> Tensor:
+    """The share of each map's sum that lies on the objects of other images.
+
+    A map that always looks at the same places finds a part of every object. What a map knows of *its*
+    image is the mass inside its own object above this share.
+
+    Args:
+        maps: The maps, (B, h, w), without negative values.
+
+        masks: True where the object is, (B, H, W).
+
+        others: How many other images each map is compared with: those that follow in the batch, which is
+            read as a circle.
+
+    Returns:
+        The mean shares, (B,), from 0 to 1.
+
+    Raises:
+        InputError: As ``mass_inside``, and if there are fewer than ``others`` other images.
+
+    Example:
+        >>> masks = torch.eye(3, dtype=torch.bool)[:, None]
+        >>> mass_on_others(masks.double(), masks, others=2)
+        tensor([0., 0., 0.], dtype=torch.float64)
+    """
+    if not 1 <= others < len(masks):
+        raise InputError(
+            f"others must be from 1 to {len(masks) - 1}, one less than there are images, found {others}."
+        )
+    shares = [mass_inside(maps, masks.roll(-step, 0)) for step in range(1, others + 1)]
+    return torch.stack(shares).mean(0)
+
+
 def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
     """Whether the highest pixel of each map lies on the object.
 

@@ -1,10 +1,12 @@
 """Measures whether the attention maps of distilled students fall on the object.
 
-    python -m kdnb.studies.map_scores runs > data/records/map_scores.csv
+    python -m kdnb.studies.map_scores runs > scores.csv
+    python -m kdnb.studies.map_scores runs shapes-v1 > data/records/map_scores.csv
 
-The script scores every run below a folder on test pictures of shapes-v1. Its table has a row for each
-network, seed, layer and score. A value is the mean over the pictures. The layers are the attention maps
-of each stage, and Grad-CAM at the last stage for the class of the label. Runs on other data are skipped.
+The script scores every run below a folder on test pictures of shapes. Its table has a row for each network,
+seed, layer and score. A value is the mean over the pictures. The layers are the attention maps of each stage,
+and Grad-CAM at the last stage for the class of the label. Runs on other data are skipped. What a map has on
+the objects of other pictures tells how much of its score any map of that kind would have.
 
 The folder must hold only one run of each method, variant and seed, because nothing else distinguishes
 them in the table.
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnb import datasets
-from kdnb.analysis import centre_maps, edge_maps, grad_cam, map_scores, uniform_maps
+from kdnb.analysis import centre_maps, edge_maps, grad_cam, map_scores, mass_on_others, uniform_maps
 from kdnb.functional import attention_map
 from kdnb.networks import build
 from kdnb.runs.checkpoints import load_network
@@ -59,7 +61,7 @@ def layers_of(net: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tenso
     return layers | {"Grad-CAM": grad_cam(net, images, labels, layer=f"stages.{len(maps) - 1}")}
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, shown: str = "shapes") -> None:
     """Writes the table of all runs below a folder to the standard output.
 
     The table also has rows for the shipped teacher, for networks with random weights, and for maps that are
@@ -67,8 +69,10 @@ def main(folder: Path) -> None:
 
     Args:
         folder: The folder.
+
+        shown: ``"shapes"`` or ``"shapes-v1"``, what the runs learned from.
     """
-    data = datasets.load("shapes-v1")
+    data = datasets.load(shown)
     images, labels = next(iter(data.batches("test", PICTURES)))
     masks = data.test.masks[:PICTURES]
     found = []
@@ -76,15 +80,16 @@ def main(folder: Path) -> None:
     def score(layers: dict[str, Tensor], method: str, variant: str = "", seed: int = 0) -> None:
         for layer, maps in layers.items():
             means = map_scores(maps, masks).mean()
+            means["mass on other objects"] = mass_on_others(maps, masks).mean().item()
             found.extend((method, variant, seed, layer, name, round(mean, 4)) for name, mean in means.items())
 
     for path in sorted(folder.rglob("run.json")):
         spec = read(path.parent).spec
-        if spec["data"] != "shapes-v1":
+        if spec["data"] != shown:
             continue
         net = load_network(path.parent).net
         score(layers_of(net, images, labels), spec["method"], variant_of(spec), spec["seed"])
-    score(layers_of(load_network(shapes_teacher("shapes-v1")).net, images, labels), "teacher")
+    score(layers_of(load_network(shapes_teacher(shown)).net, images, labels), "teacher")
     for seed in range(5):
         untrained = build("resnet8", classes=len(data.classes), seed=seed)
         score(layers_of(untrained, images, labels), "random weights", seed=seed)
@@ -96,4 +101,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

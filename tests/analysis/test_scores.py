@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdnb.analysis import iou_at_equal_area, map_scores, mass_inside, pointing_game, uniform_maps
+from kdnb.analysis import (
+    iou_at_equal_area,
+    map_scores,
+    mass_inside,
+    mass_on_others,
+    pointing_game,
+    uniform_maps,
+)
 from kdnb.errors import InputError
 
 SCORES = [mass_inside, pointing_game, iou_at_equal_area]
@@ -96,6 +103,22 @@ def test_an_object_that_fills_the_picture_cannot_be_missed():
     maps = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(5))
     for score in SCORES:
         assert score(maps, masks).tolist() == pytest.approx([1, 1])
+
+
+def test_mass_on_others_by_hand():
+    masks = torch.zeros(3, 1, 3, dtype=torch.bool)
+    masks[0, 0, 0] = masks[1, 0, 1] = masks[2, 0, :2] = True
+    maps = torch.tensor([[[6.0, 3.0, 1.0]], [[0.0, 0.0, 2.0]], [[1.0, 1.0, 2.0]]])
+    expected = torch.tensor([(0.3 + 0.9) / 2, 0.0, (0.25 + 0.25) / 2])
+    torch.testing.assert_close(mass_on_others(maps, masks, others=2), expected.double())
+    first = torch.tensor([0.3, 0.0, 0.25]).double()  # of the image that follows
+    torch.testing.assert_close(mass_on_others(maps, masks, others=1), first)
+
+
+@pytest.mark.parametrize("others", [0, 6])
+def test_more_others_than_there_are_are_refused(others):
+    with pytest.raises(InputError, match=f"others must be from 1 to 5, .* found {others}"):
+        mass_on_others(torch.rand(6, 8, 8), random_masks(), others)
 
 
 def test_map_scores_has_a_row_an_image():
