@@ -22,6 +22,7 @@ from kdnb.viz.figures import (
     soft_label_bars,
 )
 from kdnb.viz.links import expert_weights, merged_graph, returned_gradients
+from kdnb.viz.live import Progress
 from kdnb.viz.maps import diversity_steps, map_overlays, map_rows, score_strips, shift_maps
 from kdnb.viz.matrices import class_matrices, layer_heatmaps
 from kdnb.viz.planes import loss_planes
@@ -30,6 +31,7 @@ from kdnb.viz.style import COLOURS, MARKERS, show
 __all__ = [
     "COLOURS",
     "MARKERS",
+    "Progress",
     "accuracy_against_costs",
     "association_by_class",
     "association_heatmaps",
