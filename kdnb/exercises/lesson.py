@@ -66,19 +66,24 @@ class Lesson:
     """The exercises and questions of one notebook, with the reader's progress.
 
     A wrong answer prints a line and raises nothing. If the environment variable ``KDNB_STRICT`` is ``1``,
-    as for grading, everything that is not passed raises AssertionError instead.
+    as for grading, every exercise that is not passed raises AssertionError instead. Predictions are not
+    graded: every answer counts as done.
 
     Attributes:
         exercises: The exercises by name.
 
         questions: For each multiple-choice question the hash of its right answer, as ``hashed`` computes it.
 
-        done: For each exercise and question that was tried, whether the last answer was right.
+        done: For each exercise that was tried, whether the last version was right, and True for each question
+            that was answered.
+
+        came_true: For each question that was answered, whether the last answer was right.
     """
 
     exercises: dict[str, Exercise]
     questions: dict[str, str]
     done: dict[str, bool] = field(default_factory=dict)
+    came_true: dict[str, bool] = field(default_factory=dict)
 
     def check(self, name: str, attempt: Callable) -> Callable:
         """Judges a version of an exercise and prints one line about it.
@@ -127,22 +132,24 @@ class Lesson:
 
         Raises:
             InputError: If there is no question of that name.
-            AssertionError: If the answer is not right and ``KDNB_STRICT`` is ``1``.
         """
         key = self.questions[require_choice("question", question, self.questions)]
-        if answer is ...:
-            self._record(question, False, f"[todo] {question}: choose a letter, then run on to see.")
-        elif hashed(question, str(answer).strip().lower()) == key:
-            self._record(question, True, f"[right] {question}: run on to see why.")
-        else:
-            self._record(question, False, f"[not this time] {question}: run on to see why.")
+        letter = "" if answer is ... else str(answer).strip().lower()
+        if letter not in ("a", "b", "c"):
+            _print(f"[todo] {question}: choose a letter, then run on to see.")
+            return
+        self.done[question], self.came_true[question] = True, hashed(question, letter) == key
+        word = "right" if self.came_true[question] else "not this time"
+        _print(f"[{word}] {question}: run on to see why.")
 
     def progress(self) -> None:
-        """Prints how many exercises and questions are done, and the names of those that are left."""
+        """Prints what is done and what is left, and how many predictions were right."""
         names = [*self.exercises, *self.questions]
         left = [name for name in names if not self.done.get(name)]
         rest = f" Left: {', '.join(left)}." if left else " All done."
         _print(f"{len(names) - len(left)} of {len(names)} done.{rest}")
+        if self.came_true:
+            _print(f"{sum(self.came_true.values())} of {len(self.came_true)} predictions were right.")
 
     def _record(self, name: str, passed: bool, line: str) -> None:
         self.done[name] = passed

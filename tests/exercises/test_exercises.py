@@ -78,10 +78,21 @@ def test_a_bug_hunt_starts_with_its_bug(capsys):
 
 def test_predictions_are_told_apart(capsys):
     course = Lesson({}, {"made_up": hashed("made_up", "b")})
-    for answer in (..., "a", " B "):
+    for answer in (..., "e", "a", " B "):
         course.predict("made_up", answer)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("]")[0] for line in lines] == ["[todo", "[not this time", "[right"]
+    assert [line.split("]")[0] for line in lines] == ["[todo", "[todo", "[not this time", "[right"]
+
+
+def test_any_prediction_counts_as_done_and_none_is_graded(capsys, monkeypatch):
+    monkeypatch.setenv("KDNB_STRICT", "1")
+    course = Lesson({}, {name: hashed(name, "b") for name in ("one", "two", "three")})
+    course.predict("one", "a")
+    course.predict("two", "b")
+    course.predict("three", ...)
+    capsys.readouterr()
+    course.progress()
+    assert capsys.readouterr().out == "2 of 3 done. Left: three.\n1 of 2 predictions were right.\n"
 
 
 @pytest.mark.parametrize("number", LESSONS)
