@@ -280,6 +280,67 @@ def ledger(
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(columns))
 
 
+def influences(
+    method: Method, images: Tensor, labels: Tensor, *, epoch: float = 0.0, seed: int = 0
+) -> pd.DataFrame:
+    """What each loss term depends on, found by trying it.
+
+    The weights of one network at a time are changed a little, then the labels. A term that changes with them
+    depends on them. Together with the ledger this tells who teaches whom: a network on which a term depends,
+    and in which the term has no gradient, teaches through it.
+
+    The method is left as it was.
+
+    Args:
+        method: The method. It must need no more than images and labels.
+
+        images: One batch (B, 3, H, W).
+
+        labels: (B,), int64. They must not all be equal.
+
+        epoch: As for ``Method.losses``.
+
+        seed: Of the changes, and of what the method draws at random.
+
+    Returns:
+        A row for every term, a column for every network and auxiliary module as in ``ledger``, then
+        ``"labels"``. A cell is True where the term depends on the column.
+    """
+    networks = _networks(method)
+    found = pd.DataFrame()
+    with _left_as_it_was(method, images.device), torch.no_grad():
+        usual = _values(method, images, labels, epoch, seed)
+        for name, network in networks.items():
+            with _disturbed(network, seed):
+                found[name] = _values(method, images, labels, epoch, seed) != usual
+        found["labels"] = _values(method, images, labels.roll(1), epoch, seed) != usual
+    return found
+
+
+def _values(method: Method, images: Tensor, labels: Tensor, epoch: float, seed: int) -> pd.Series:
+    torch.manual_seed(seed)
+    buffers = {name: buffer.clone() for name, buffer in method.named_buffers()}
+    terms = method.train()(Batch(images, labels), epoch)
+    for name, buffer in method.named_buffers():
+        buffer.copy_(buffers[name])
+    return pd.Series({name: term.item() for name, term in terms.items()})
+
+
+@contextmanager
+def _disturbed(network: nn.Module, seed: int) -> Iterator[None]:
+    """Multiplies every parameter by a random number near 1 while the block runs."""
+    kept = [parameter.clone() for parameter in network.parameters()]
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.mul_(1 + 0.1 * noise.to(parameter))
+    try:
+        yield
+    finally:
+        for parameter, value in zip(network.parameters(), kept, strict=True):
+            parameter.copy_(value)
+
+
 @contextmanager
 def _left_as_it_was(method: nn.Module, device: torch.device) -> Iterator[None]:
     """Restores modes, buffers and the global random state at the end of the block."""

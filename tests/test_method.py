@@ -9,8 +9,8 @@ import torch
 import torchvision
 from torch import nn
 
-from kdnb.method import Method, frozen, ledger
-from kdnb.methods import KD
+from kdnb.method import Method, frozen, influences, ledger
+from kdnb.methods import DML, KD
 from kdnb.networks import build
 
 
@@ -166,6 +166,32 @@ def test_ledger_leaves_the_random_state_and_depends_on_its_seed_alone(batch):
     torch.rand(3)
     assert ledger(method, *batch, seed=1).equals(first)
     assert not ledger(method, *batch, seed=2).equals(first)
+
+
+def test_influences_tell_who_teaches(batch):
+    found = influences(make_kd(), *batch)
+    assert found.index.tolist() == ["student/label", "student/soft"]
+    assert found.columns.tolist() == ["student", "teacher", "labels"]
+    assert found.to_numpy().tolist() == [[True, False, True], [True, True, False]]
+
+
+def test_influences_of_peers_are_mutual(batch):
+    method = DML(lambda number: build("resnet8", classes=10, seed=number))
+    found, moved = influences(method, *batch), ledger(method, *batch) > 0
+    teaches = found.drop(columns="labels") & ~moved
+    assert teaches.loc["student1/mutual"].tolist() == [False, True]
+    assert teaches.loc["student2/mutual"].tolist() == [True, False]
+    assert not teaches.loc[["student1/label", "student2/label"]].any(axis=None)
+
+
+def test_influences_leave_the_method_as_it_was(batch):
+    method = make_kd(scrambled=True)
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    state = torch.random.get_rng_state()
+    first = influences(method, *batch)
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert influences(method, *batch).equals(first)
 
 
 def test_ledger_counts_peers_one_by_one(batch):

@@ -21,6 +21,7 @@ from kdnb.viz.figures import (
     similarity_maps,
     soft_label_bars,
 )
+from kdnb.viz.lessons import who_teaches_whom
 from kdnb.viz.links import expert_weights, merged_graph, returned_gradients
 from kdnb.viz.live import Progress
 from kdnb.viz.maps import diversity_steps, map_overlays, map_rows, score_strips, shift_maps
@@ -59,4 +60,5 @@ __all__ = [
     "show",
     "similarity_maps",
     "soft_label_bars",
+    "who_teaches_whom",
 ]

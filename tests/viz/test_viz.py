@@ -21,6 +21,11 @@ LEDGER = pd.DataFrame(
     index=["student/label", "student/soft"],
     columns=["student", "teacher"],
 )
+INFLUENCES = pd.DataFrame(
+    [[True, False, True], [True, True, False]],
+    index=LEDGER.index,
+    columns=["student", "teacher", "labels"],
+)
 
 
 def draw_all(kind=np.asarray) -> dict:
@@ -49,6 +54,7 @@ def draw_all(kind=np.asarray) -> dict:
         "paired_runs": viz.paired_runs({"labels only": kind([60.0, 62.0]), "KD": kind([64.0, 65.0])}, roles),
         "similarity_maps": viz.similarity_maps({"a": kind(square), "b": kind(square)}, NAMES),
         "gradient_ledger": viz.gradient_ledger(LEDGER),
+        "who_teaches_whom": viz.who_teaches_whom(LEDGER, INFLUENCES),
         **draw_maps(kind),
         **draw_tables(kind),
         **draw_links(kind),
@@ -274,3 +280,31 @@ def test_drawing_leaves_matplotlib_settings_alone():
 def test_the_figures_need_no_torch():
     program = "import sys, kdnb.viz; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+class TestWhoTeachesWhom:
+    """The arrows, as pairs of words and of where they begin and end."""
+
+    def drawn(self, moved, depends):
+        axes = viz.who_teaches_whom(moved, depends)
+        return [text.get_text() for text in axes.texts], len(axes.patches)
+
+    def test_a_frozen_teacher_stands_above_and_has_one_arrow(self):
+        moved = LEDGER.assign(teacher=0.0)
+        words, arrows = self.drawn(moved, INFLUENCES)
+        assert arrows == 1
+        assert sorted(words) == ["labels", "soft", "student", "teacher"]
+
+    def test_who_gets_the_gradient_does_not_teach(self):
+        words, arrows = self.drawn(LEDGER, INFLUENCES)  # the soft term moves the teacher, too
+        assert arrows == 0
+        assert sorted(words) == ["labels", "student", "teacher"]
+
+    def test_terms_on_one_way_share_an_arrow(self):
+        moved = pd.DataFrame(
+            [[0.0, 1.0], [0.0, 2.0], [3.0, 0.0]], index=["b/mutual", "b/self", "a/mutual"], columns=["a", "b"]
+        )
+        depends = (moved >= 0).assign(labels=False)
+        words, arrows = self.drawn(moved, depends)
+        assert arrows == 2
+        assert sorted(words) == ["a", "b", "mutual", "mutual\nself"]
