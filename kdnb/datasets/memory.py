@@ -10,6 +10,10 @@ from kdnb.errors import InputError
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+# Of a control group: the files with its limit and with what it uses, and the entry of memory.stat for pages of
+# files that can be given up. The numbers of version 1 include the groups inside.
+VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt]?)b?|([kmgt])ib)\s*", re.IGNORECASE)
 
 
@@ -60,15 +64,15 @@ def free_memory() -> int:
 def free_by_groups(
     groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> tuple[float, ...]:
-    """What is free in each of the control groups (version 2) of this process that has a limit.
+    """What is free in each of the control groups of this process that has a limit.
 
     Containers and schedulers set such limits. Pages of files that the system can give up at once count as
-    free. A group that cannot be read has no limit.
+    free. A group that cannot be read has no limit. Both versions of control groups are known.
 
     Args:
         groups: Where the system shows the groups.
 
-        own: Where it says which one is this process's.
+        own: Where it says which ones are this process's.
 
     Returns:
         Bytes for each limit, and infinity at the end.
@@ -79,17 +83,23 @@ def free_by_groups(
     except OSError:
         lines = []
     for line in lines:
-        if line.startswith("0::"):
-            group = groups / line.removeprefix("0::").strip().lstrip("/")
-            for folder in (group, *(up for up in group.parents if up.is_relative_to(groups))):
-                found += _free_in(folder)
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, names = groups, VERSION_2
+        elif "memory" in controllers.split(","):
+            root, names = groups / "memory", VERSION_1
+        else:
+            continue
+        group = root / path.strip().lstrip("/")
+        for folder in (group, *(up for up in group.parents if up.is_relative_to(root))):
+            found += _free_in(folder, *names)
     return (*found, float("inf"))
 
 
-def _free_in(group: Path) -> list[int]:
+def _free_in(group: Path, most: str, now: str, reclaimable: str) -> list[int]:
     try:
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        limit, used = (int((group / name).read_text()) for name in (most, now))
         numbers = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # "max" is no limit
         return []
-    return [max(0, limit - used + int(numbers.get("inactive_file", 0)))]
+    return [max(0, limit - used + int(numbers.get(reclaimable, 0)))]

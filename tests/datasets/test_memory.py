@@ -50,6 +50,19 @@ def test_a_limit_of_an_outer_group_counts_and_pages_that_can_go_are_free(groups)
     assert free_by_groups(*groups) == (400, float("inf"))
 
 
+def test_groups_of_version_1_have_other_names(tmp_path):
+    own = tmp_path / "own"
+    own.write_text("9:name=systemd:/\n5:cpu,memory:/job/step\n0::/\n")
+    root = tmp_path / "groups"
+    for name, limit in (("job", 1000), ("job/step", 2**63 - 4096)):
+        folder = root / "memory" / name
+        folder.mkdir(parents=True)
+        (folder / "memory.limit_in_bytes").write_text(f"{limit}\n")
+        (folder / "memory.usage_in_bytes").write_text("700\n")
+        (folder / "memory.stat").write_text("inactive_file 5\ntotal_inactive_file 100\n")
+    assert min(free_by_groups(root, own)) == 400
+
+
 def test_without_groups_there_is_no_limit(tmp_path):
     assert free_by_groups(tmp_path, tmp_path / "nothing") == (float("inf"),)
 
