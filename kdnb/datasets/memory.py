@@ -10,8 +10,8 @@ from kdnb.errors import InputError
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-# Of a control group: the files with its limit and with what it uses, and the entry of memory.stat for pages of
-# files that can be given up. The numbers of version 1 include the groups inside.
+# Of a control group: the files with its limit and with what it uses, and the entry of memory.stat for pages
+# of files that can be given up. The numbers of version 1 include the groups inside.
 VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt]?)b?|([kmgt])ib)\s*", re.IGNORECASE)
