@@ -69,7 +69,7 @@ def recorded(study: str | Path) -> RecordedStudy:
 
     Example:
         >>> study = recorded("task")
-        >>> len(study.accuracies["2000 labels, 20 epochs"])
+        >>> len(study.accuracies["labels only"])
         5
     """
     folder = Path(study)
