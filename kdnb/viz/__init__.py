@@ -21,6 +21,7 @@ from kdnb.viz.figures import (
     similarity_maps,
     soft_label_bars,
 )
+from kdnb.viz.judges import dots_by_row, flow_diagram, judged_picture
 from kdnb.viz.links import expert_weights, merged_graph, returned_gradients
 from kdnb.viz.live import Progress
 from kdnb.viz.maps import diversity_steps, map_overlays, map_rows, score_strips, shift_maps
@@ -41,8 +42,11 @@ __all__ = [
     "curves",
     "depth_at_work",
     "diversity_steps",
+    "dots_by_row",
     "expert_weights",
+    "flow_diagram",
     "gradient_ledger",
+    "judged_picture",
     "layer_heatmaps",
     "ledger_staircase",
     "loss_planes",
