@@ -273,7 +273,7 @@ EXERCISES = {
             Mutant(
                 "no gradient",
                 _no_grad,
-                "the bug is still in there: the number is right, and its gradient in the student is 0.",
+                "the bug is still in there: the value is right, so look at what else a loss has to give.",
             ),
             Mutant(
                 "past the head",

@@ -21,7 +21,7 @@ from kdnb.viz.figures import (
     similarity_maps,
     soft_label_bars,
 )
-from kdnb.viz.judges import dots_by_row, flow_diagram, judged_picture
+from kdnb.viz.judges import dots_by_row, flow_diagram, judged_picture, srrl_flow
 from kdnb.viz.links import expert_weights, merged_graph, returned_gradients
 from kdnb.viz.live import Progress
 from kdnb.viz.maps import diversity_steps, map_overlays, map_rows, score_strips, shift_maps
@@ -63,4 +63,5 @@ __all__ = [
     "show",
     "similarity_maps",
     "soft_label_bars",
+    "srrl_flow",
 ]

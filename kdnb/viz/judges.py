@@ -23,7 +23,7 @@ def judged_picture(
     *,
     truth: int | None = None,
     title: str = "",
-    floor: float = 1e-4,
+    floor: float = 1e-8,
 ) -> np.ndarray:
     """Draws a picture and, beside it, how probable each of several judges finds every class.
 
@@ -103,7 +103,7 @@ def dots_by_row(
         role = roles[name]
         axes.scatter(table[name], rows, color=COLOURS[role], marker=MARKERS[role], s=50, label=name, zorder=2)
     for row, numbers in enumerate(table.to_numpy(dtype=float)):
-        words = "  ".join(f"{number:.3g}" for number in numbers)
+        words = "  ".join(f"{number:,.0f}" if number >= 1000 else f"{number:.3g}" for number in numbers)
         axes.annotate(words, (1.02, row), xycoords=("axes fraction", "data"), va="center")
     if log:
         axes.set_xscale("log")
@@ -163,3 +163,31 @@ def flow_diagram(
     axes.set_ylim(low - 0.35, high + 0.35)
     axes.set_axis_off()
     return axes
+
+
+def srrl_flow() -> Axes:
+    """Draws what SRRL computes, from the picture to its three losses.
+
+    Returns:
+        The Axes.
+    """
+    trunk, own, link = "student's trunk", "student's\nown head", "connector,\nthen average"
+    teacher, mean, head = "teacher's trunk", "average", "teacher's\nhead"
+    label, matching, regression = "label loss", "feature\nmatching", "softmax\nregression"
+    boxes = {
+        "picture": (0, 0.7),
+        trunk: (1, 1.4),
+        own: (2, 2.1),
+        label: (3, 2.1),
+        link: (2, 1.4),
+        matching: (2, 0.7),
+        teacher: (1, 0),
+        mean: (2, 0),
+        head: (3, 0.7),
+        regression: (4, 0.7),
+    }
+    arrows = [("picture", trunk), (trunk, own), (own, label), (trunk, link), ("picture", teacher)]
+    arrows += [(teacher, mean), (link, matching), (mean, matching), (link, head), (mean, head)]
+    arrows.append((head, regression))
+    roles = dict.fromkeys([trunk, own, link], "student") | dict.fromkeys([teacher, mean, head], "teacher")
+    return flow_diagram(boxes, arrows, roles, frozen=[teacher, mean, head])

@@ -73,6 +73,7 @@ def draw_judges(kind) -> dict:
         "flow_diagram": viz.flow_diagram(
             {"picture": (0, 0), "student": (1, 0)}, [("picture", "student")], {"student": "student"}
         ),
+        "srrl_flow": viz.srrl_flow(),
     }
 
 
