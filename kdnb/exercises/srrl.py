@@ -1,4 +1,4 @@
-"""Exercises of notebook 03: a connector and its order, two losses, and a gradient through a frozen head."""
+"""Exercises of notebook 03: a connector and its order, two losses, and a gradient that is lost."""
 
 import torch
 import torch.nn.functional as F
@@ -59,31 +59,50 @@ def _gradients(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
 
 
 def _probe_connected(function) -> list[Tensor]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        connector = Connector(3, 5).double().eval()
-    maps = normal(0, 4, 3, 2, 2, std=2).requires_grad_()
-    vectors = tensor_from(function(connector, maps))
-    return [vectors.detach(), *_gradients(vectors.square().sum(), [maps])]
+    """Returns, in both modes of a connector, the vectors, their gradients, and what the call left behind."""
+    found = []
+    for number, (training, height, width) in enumerate(((True, 2, 3), (False, 4, 2))):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(number)
+            connector = Connector(3, 5).double().train(training)
+        maps = normal(number, 4, 3, height, width, std=2).requires_grad_()
+        vectors = tensor_from(function(connector, maps))
+        gradients = _gradients(vectors.square().sum(), [maps, connector[0].weight])
+        left = torch.tensor([module.training for module in connector.modules()])
+        found += [vectors.detach(), *gradients, left, connector[1].running_mean]
+    return found
 
 
 def _probe_matching(function) -> list[Tensor]:
-    student, teacher = normal(2, 4, 6, std=2).requires_grad_(), normal(3, 4, 6, std=2)
-    loss = tensor_from(function(student, teacher))
-    return [loss.detach(), *_gradients(loss, [student])]
+    found = []
+    for number, shape in enumerate(((4, 6), (1, 5))):
+        student = normal(2 + number, *shape, std=2).requires_grad_()
+        loss = tensor_from(function(student, normal(12 + number, *shape, std=2)))
+        found += [loss.detach(), *_gradients(loss, [student])]
+    return found
 
 
 def _probe_regression(function) -> list[Tensor]:
-    """Returns the loss, and its gradients in the student's vectors and in its head's weights."""
+    """Returns the loss, its gradients in the student's vectors and head, and which weights are free."""
     student, teacher = normal(4, 4, 6, std=2).requires_grad_(), normal(5, 4, 6, std=2)
     teacher_head, student_head = _linear(6, 6, 3).requires_grad_(False), _linear(8, 6, 3)
     loss = tensor_from(function(student, teacher, teacher_head, student_head))
-    return [loss.detach(), *_gradients(loss, [student, student_head.weight])]
+    weights = [*teacher_head.parameters(), *student_head.parameters()]
+    free = torch.tensor([weight.requires_grad for weight in weights])
+    return [loss.detach(), *_gradients(loss, [student, student_head.weight]), free]
+
+
+def _switched_to_eval(connector: nn.Module, final: Tensor) -> Tensor:
+    return connected(connector.eval(), final)
 
 
 def _no_grad(connected: Tensor, embedding: Tensor, teacher_head: nn.Module, student_head: nn.Module):
     with torch.no_grad():
         return regression_loss(connected, embedding, teacher_head, student_head)
+
+
+def _unfrozen(connected: Tensor, embedding: Tensor, teacher_head: nn.Module, student_head: nn.Module):
+    return regression_loss(connected, embedding, teacher_head.requires_grad_(True), student_head)
 
 
 EXERCISES = {
@@ -118,8 +137,29 @@ EXERCISES = {
                 lambda connector, maps: connector(maps),
                 "this is still a map; average over its positions.",
             ),
+            Mutant(
+                "detached",
+                lambda connector, maps: connected(connector, maps).detach(),
+                "the values are right, but no gradient leaves this function, so neither the connector nor "
+                "the student can learn; use neither detach nor no_grad here.",
+            ),
+            Mutant(
+                "cut off from the student",
+                lambda connector, maps: connected(connector, maps.detach()),
+                "the connector learns, but the student does not, because its map is detached; leave the map "
+                "as it is.",
+            ),
+            Mutant(
+                "switched to eval",
+                _switched_to_eval,
+                "you switched the connector into eval mode, and it stays there; whoever trains it chooses "
+                "its mode, so leave the mode as it is.",
+            ),
         ),
-        advice="compute connector(final), then take the mean over dims 2 and 3.",
+        advice=(
+            "compute connector(final) once and without changing its mode, then take the mean over dims 2 and "
+            "3; the gradient must reach the map and the connector."
+        ),
     ),
     "feature_matching": Exercise(
         reference=feature_matching_loss,
@@ -128,8 +168,25 @@ EXERCISES = {
             Mutant(
                 "sum over entries",
                 lambda s, t: (s - t).square().sum(1).mean(),
-                "that is the squared norm of the paper, which is D times the mean; the code and the loss "
-                "weights here assume a mean, so average over the entries as well.",
+                "you summed over the D entries, which gives D times the mean; the loss weights here assume a "
+                "mean, so average over the entries as well.",
+            ),
+            Mutant(
+                "sum over everything",
+                lambda s, t: (s - t).square().sum(),
+                "a sum grows with the batch and with the width; take the mean over samples and entries.",
+            ),
+            Mutant(
+                "half",
+                lambda s, t: F.mse_loss(s, t) / 2,
+                "your loss is half of the mean squared difference; leave the factor 1/2 out, because the "
+                "loss weights here assume the mean itself.",
+            ),
+            Mutant(
+                "detached",
+                lambda s, t: F.mse_loss(s.detach(), t),
+                "the value is right, but no gradient reaches the student's vectors; if you detach anything, "
+                "detach the teacher's.",
             ),
             Mutant(
                 "norm",
@@ -192,20 +249,31 @@ EXERCISES = {
             Mutant(
                 "no gradient",
                 _no_grad,
-                "the value is right, but no gradient reaches the student; a frozen head does not need "
-                "no_grad.",
+                "the value is right, but no gradient reaches the student; the head is frozen already, so its "
+                "side needs neither no_grad nor detach.",
+            ),
+            Mutant(
+                "sum over everything",
+                lambda c, e, teacher, student: (teacher(c) - teacher(e)).square().sum(),
+                "a sum grows with the batch and with the number of classes; take the mean over both.",
+            ),
+            Mutant(
+                "unfrozen",
+                _unfrozen,
+                "the loss is right, but your function unfreezes the teacher's head; it must not change its "
+                "requires_grad.",
             ),
         ),
         advice="take the mean squared difference of teacher_head(connected) and teacher_head(embedding).",
     ),
-    "frozen_is_not_no_grad": Exercise(
+    "the_loss_that_never_falls": Exercise(
         reference=regression_loss,
         probe=_probe_regression,
         mutants=(
             Mutant(
                 "no gradient",
                 _no_grad,
-                "the bug is still in there: the number is right, and its gradient in the student is 0.",
+                "the bug is still in there: the value is right, so look at what else a loss has to give.",
             ),
             Mutant(
                 "past the head",
@@ -218,6 +286,12 @@ EXERCISES = {
                 lambda c, e, teacher, student: F.mse_loss(student(c), teacher(e)),
                 "now a gradient flows, but through the student's head, which would then move towards the "
                 "target itself.",
+            ),
+            Mutant(
+                "unfrozen",
+                _unfrozen,
+                "a gradient flows now, but the teacher's head is no longer frozen, so training would change "
+                "the judge; its weights need no gradient for a gradient to pass through it.",
             ),
         ),
         advice=(

@@ -155,7 +155,7 @@ def feature_matching_loss(connected: Tensor, embedding: Tensor) -> Tensor:
         InputError: If the shapes differ.
 
     Differs:
-        The paper has a squared norm. The mean over the D entries is that of the authors' code.
+        The abstract says an L2 loss. The mean over the D entries is that of the authors' code.
     """
     return mean_squared_error(connected, embedding)
 
@@ -176,7 +176,7 @@ def softmax_regression_loss(connected: Tensor, head: nn.Linear, teacher_logits: 
         The mean squared difference of the logits over samples and classes, a scalar.
 
     Differs:
-        The paper has a squared norm. The mean over the K classes is that of the authors' code.
+        The abstract says an L2 loss. The mean over the K classes is that of the authors' code.
     """
     return mean_squared_error(head(connected), teacher_logits)
 

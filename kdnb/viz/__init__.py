@@ -21,6 +21,7 @@ from kdnb.viz.figures import (
     similarity_maps,
     soft_label_bars,
 )
+from kdnb.viz.judges import dots_by_row, flow_diagram, judged_picture, srrl_flow
 from kdnb.viz.lessons import who_teaches_whom
 from kdnb.viz.links import expert_weights, merged_graph, returned_gradients
 from kdnb.viz.live import Progress
@@ -42,8 +43,11 @@ __all__ = [
     "curves",
     "depth_at_work",
     "diversity_steps",
+    "dots_by_row",
     "expert_weights",
+    "flow_diagram",
     "gradient_ledger",
+    "judged_picture",
     "layer_heatmaps",
     "ledger_staircase",
     "loss_planes",
@@ -60,5 +64,6 @@ __all__ = [
     "show",
     "similarity_maps",
     "soft_label_bars",
+    "srrl_flow",
     "who_teaches_whom",
 ]

@@ -159,6 +159,29 @@ def test_loss_planes_draw_every_loss_and_mark_every_point_on_it():
         assert {"A", "B"} <= {text.get_text() for text in axes.texts}
 
 
+def test_loss_planes_share_one_scale_and_show_valleys_and_pulls():
+    low, high = np.ones((4, 5)), np.full((4, 5), 16.0)
+    points, roles = {"A": (1.0, 2.0), "B": (3.0, 0.5)}, {"A": "student", "B": "teacher"}
+    grid = viz.loss_planes(
+        {"low": low, "high": high},
+        range(5),
+        range(4),
+        points,
+        roles,
+        x_label="x",
+        y_label="y",
+        valleys={"high": [(1, 0), (1, 3)]},
+        pulls={"high": {"A": (-10.0, 0.0), "B": (0, 0)}},
+    )
+    bar = grid[0].figure.axes[-1]
+    assert bar.get_ylabel() == "loss"
+    assert bar.get_ylim() == (0, 16)
+    assert [len(axes.lines) for axes in grid] == [0, 1]
+    assert grid[1].lines[0].get_xydata().tolist() == [[1, 0], [1, 3]]
+    arrows = [text for axes in grid for text in axes.texts if text.arrow_patch is not None]
+    assert [(arrow.xyann, tuple(arrow.xy)) for arrow in arrows] == [((1.0, 2.0), (0.4, 2.0))]
+
+
 def test_paired_effects_show_each_interval_and_fill_what_is_settled():
     effects = {"better": (2.0, 1.0, 3.0), "open": (0.5, -1.0, 2.0), "worse": (-2.0, -3.0, -1.0)}
     axes = viz.paired_effects(effects, x_label="points")
