@@ -72,6 +72,7 @@ def soft_label_bars(
     columns = first + len(probabilities)
     widths = [1.6] * first + [2.5] * len(probabilities)
     grid = panels(sum(widths), 2.9, 1, columns, width_ratios=widths)[0]
+    grid[0].figure.get_layout_engine().set(w_pad=0.1)  # the last tick of a panel and the first of the next
     if picture is not None:
         grid[0].imshow(np.asarray(picture), interpolation="nearest")
         grid[0].set_title("the picture")
