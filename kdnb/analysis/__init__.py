@@ -8,7 +8,7 @@ from kdnb.analysis.association import (
     relative_entropy,
 )
 from kdnb.analysis.batch_norm import batch_norm_gap
-from kdnb.analysis.classes import class_similarity, logit_similarity, siblings_found
+from kdnb.analysis.classes import class_similarity, logit_similarity, sibling_share, siblings_found
 from kdnb.analysis.gradcam import grad_cam
 from kdnb.analysis.links import link_agreement, link_norms, link_share
 from kdnb.analysis.maps import centre_maps, edge_maps, normalised, uniform_maps
@@ -45,6 +45,7 @@ __all__ = [
     "pointing_game",
     "raw_cosine",
     "relative_entropy",
+    "sibling_share",
     "siblings_found",
     "uniform_maps",
     "variant_names",

@@ -78,6 +78,30 @@ def siblings_found(similarity: Tensor, families: Sequence[int]) -> float:
     return (family[nearest] == family).double().mean().item()
 
 
+def sibling_share(probabilities: Tensor, labels: Tensor, families: Sequence[int]) -> Tensor:
+    """How much of the probability that is not on the true class goes to the other classes of its family.
+
+    Args:
+        probabilities: The soft labels, (N, K). Float64 keeps the small ones of a sure network apart.
+
+        labels: The labels, (N,).
+
+        families: The number of the family of each class, K numbers.
+
+    Returns:
+        The share for each image, (N,), from 0 to 1. It is 0 where nothing is left for the other classes.
+
+    Example:
+        >>> soft = torch.tensor([[0.75, 0.1875, 0.0625], [0.25, 0.0, 0.75]])
+        >>> sibling_share(soft, torch.tensor([0, 2]), families=(0, 0, 1))
+        tensor([0.7500, 0.0000])
+    """
+    family = torch.tensor(families, device=probabilities.device)
+    others = probabilities.scatter(1, labels[:, None], 0.0)  # the true class leaves its row
+    siblings = others * (family[None, :] == family[labels][:, None])
+    return siblings.sum(1) / others.sum(1).clamp(min=torch.finfo(others.dtype).tiny)
+
+
 def _class_means(values: Tensor, labels: Tensor) -> Tensor:
     """The mean row of each class: (N, K) values and (N,) labels give (K, K)."""
     classes = values.shape[1]

@@ -39,30 +39,61 @@ def picture_grid(pictures: Sequence[ArrayLike], titles: Sequence[str], *, column
 
 @styled
 def soft_label_bars(
-    probabilities: Mapping[str, ArrayLike], classes: Sequence[str], *, truth: int | None = None
+    probabilities: Mapping[str, ArrayLike],
+    classes: Sequence[str],
+    *,
+    truth: int | None = None,
+    roles: Mapping[str, str] | None = None,
+    picture: ArrayLike | None = None,
+    lowest: float | None = None,
 ) -> np.ndarray:
-    """Draws each distribution over the classes as a panel of bars, all on the scale from 0 to 1.
+    """Draws each distribution over the classes as a panel of bars, all on one scale.
 
     Args:
         probabilities: Distributions by name, each of shape (K,).
 
         classes: The names of the K classes.
 
-        truth: The number of the true class, whose bars are drawn darker. None draws all bars alike.
+        truth: The number of the true class. Its bars are drawn darker, and its name is bold. None draws all
+            bars alike.
+
+        roles: For each distribution the role that sets its colour, a key of ``COLOURS``. None gives all the
+            teacher's colour.
+
+        picture: The picture that the distributions are about, shape (H, W, 3). It is drawn on the left.
+
+        lowest: The left end of a logarithmic scale that ends at 1. Smaller probabilities have no bar. None
+            gives a linear scale from 0 to 1.
 
     Returns:
         One Axes for each distribution.
     """
-    grid = panels(2.5 * len(probabilities), 2.9, 1, len(probabilities), sharey=True)
-    for axes, (name, values) in zip(grid[0], probabilities.items(), strict=True):
-        bars = axes.barh(classes, np.asarray(values), color=COLOURS["teacher"], alpha=0.55)
+    first = 0 if picture is None else 1
+    columns = first + len(probabilities)
+    widths = [1.6] * first + [2.5] * len(probabilities)
+    grid = panels(sum(widths), 2.9, 1, columns, width_ratios=widths)[0]
+    grid[0].figure.get_layout_engine().set(w_pad=0.1)  # the last tick of a panel and the first of the next
+    if picture is not None:
+        grid[0].imshow(np.asarray(picture), interpolation="nearest")
+        grid[0].set_title("the picture")
+        grid[0].set_axis_off()
+    for axes, (name, values) in zip(grid[first:], probabilities.items(), strict=True):
+        colour = COLOURS["teacher" if roles is None else roles[name]]
+        bars = axes.barh(classes, np.asarray(values), color=colour, alpha=0.55)
         if truth is not None:
             bars[truth].set_alpha(1.0)
         axes.set_title(name)
-        axes.set_xlim(0, 1)
+        if lowest is None:
+            axes.set_xlim(0, 1)
+        else:
+            axes.set_xscale("log")
+            axes.set_xlim(lowest, 1)
         axes.set_xlabel("probability")
-    grid[0, 0].invert_yaxis()
-    return grid[0]
+        axes.invert_yaxis()
+        axes.tick_params(labelleft=axes is grid[first])
+    if truth is not None:
+        grid[first].get_yticklabels()[truth].set_fontweight("bold")
+    return grid[first:]
 
 
 @styled

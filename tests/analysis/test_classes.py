@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kdnb.analysis import class_similarity, logit_similarity, siblings_found
+from kdnb.analysis import class_similarity, logit_similarity, sibling_share, siblings_found
 from kdnb.errors import InputError
 
 FAMILIES = (0, 0, 1, 1, 2, 2)
@@ -56,6 +56,34 @@ def test_siblings_found_at_its_ends():
     same = (family[:, None] == family).double()
     assert siblings_found(same, families) == 1
     assert siblings_found(1 - same, families) == 0
+
+
+def test_sibling_share_by_hand():
+    probabilities = torch.tensor(
+        [
+            [0.6, 0.3, 0.1, 0.0],  # of the 0.4 that are left, 0.3 are the sibling's
+            [0.5, 0.0, 0.25, 0.25],  # a mistake: the true class is 2, its sibling 3
+            [0.0, 1.0, 0.0, 0.0],  # nothing is left
+        ]
+    )
+    before = probabilities.clone()
+    found = sibling_share(probabilities, torch.tensor([0, 2, 1]), (0, 0, 1, 1))
+    torch.testing.assert_close(found, torch.tensor([0.75, 0.25 / 0.75, 0.0]))
+    assert torch.equal(probabilities, before)
+
+
+def test_sibling_share_of_uniform_soft_labels_and_without_siblings():
+    uniform, labels = torch.ones(6, 6, dtype=torch.float64) / 6, torch.arange(6)
+    torch.testing.assert_close(
+        sibling_share(uniform, labels, FAMILIES), torch.full((6,), 0.2, dtype=torch.float64)
+    )
+    assert sibling_share(uniform, labels, range(6)).eq(0).all()
+
+
+def test_sibling_share_sees_the_tail_of_a_sure_network():
+    logits = torch.tensor([[60.0, 1.0, 0.0, 0.0]], dtype=torch.float64)
+    share = sibling_share(logits.softmax(1), torch.tensor([0]), (0, 0, 1, 1)).item()
+    assert share == pytest.approx(torch.e / (torch.e + 2))
 
 
 def family_logits(sibling: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
 from kdnb import viz
@@ -216,8 +217,24 @@ def test_soft_label_bars_show_the_numbers_and_the_truth():
     assert [bar.get_width() for bar in axes.patches] == [0.7, 0.2, 0.1]
     assert [bar.get_alpha() for bar in axes.patches] == [0.55, 1.0, 0.55]
     assert [label.get_text() for label in axes.get_yticklabels()] == NAMES
+    assert [label.get_fontweight() for label in axes.get_yticklabels()] == ["normal", "bold", "normal"]
+    assert (axes.get_xscale(), axes.get_xlim()) == ("linear", (0, 1))
     low, high = axes.get_ylim()
     assert low > high  # the first class is on top
+
+
+def test_soft_label_bars_on_a_logarithmic_scale_beside_their_picture():
+    picture = RANDOM.random((4, 4, 3))
+    bars = {"teacher": [0.9, 0.1, 1e-4], "student": [0.5, 0.5, 0.0]}
+    roles = {"teacher": "teacher", "student": "student"}
+    grid = viz.soft_label_bars(bars, NAMES, roles=roles, picture=picture, lowest=1e-3)
+    assert [axes.get_title() for axes in grid] == ["teacher", "student"]
+    for axes, role in zip(grid, roles.values(), strict=True):
+        assert (axes.get_xscale(), axes.get_xlim()) == ("log", (1e-3, 1))
+        assert {to_hex(bar.get_facecolor()) for bar in axes.patches} == {viz.COLOURS[role].lower()}
+    left = grid[0].figure.axes[0]
+    assert left not in grid
+    np.testing.assert_array_equal(left.images[0].get_array(), picture)
 
 
 def test_curves_have_the_colours_of_their_roles():
