@@ -49,11 +49,11 @@ class _WritesInPlace(nn.Module):
         super().__init__()
         self.convolution = nn.utils.skip_init(nn.Conv2d, 1, 2, 1, bias=False, dtype=torch.float64)
         self.convolution.weight.data = torch.tensor([1.0, -2.0]).double()[:, None, None, None]
-        self.relu = nn.ReLU(inplace=True) if by_module else nn.Identity()
+        self.relu = nn.ReLU(inplace=True) if by_module else None
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.relu(self.convolution(images))
-        return maps.relu_()
+        maps = self.convolution(images)
+        return maps.relu_() if self.relu is None else self.relu(maps)
 
 
 def _probe_tap(function) -> list[Tensor]:

@@ -69,8 +69,8 @@ def test_places_of_our_networks(name, places):
 
 
 def test_places_of_a_model_from_elsewhere_that_works_in_place():
-    theirs = Tapped(resnet18(num_classes=3), "layer1", "layer2")
-    assert map_places(theirs, 64) == (Place(0, 4), Place(0, 8))
+    theirs = Tapped(resnet18(num_classes=3), "layer1", "layer4")
+    assert map_places(theirs, 64) == (Place(0, 4), Place(0, 32))
 
 
 def test_what_cannot_be_followed():
