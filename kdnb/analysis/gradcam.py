@@ -13,7 +13,12 @@ IMAGES_PER_PASS = 250
 
 
 def grad_cam(
-    net: nn.Module, images: Tensor, classes: Tensor | Sequence[int] | None = None, *, layer: str | nn.Module
+    net: nn.Module,
+    images: Tensor,
+    classes: Tensor | Sequence[int] | None = None,
+    *,
+    layer: str | nn.Module,
+    stretched: bool = True,
 ) -> Tensor:
     """Where in the images a layer has positive evidence for a class.
 
@@ -30,10 +35,13 @@ def grad_cam(
         layer: A module, or the path of a module, whose output is a map (B, C, h, w). In the networks of
             kdnb, ``"stages.2"`` is the third stage.
 
+        stretched: Whether to stretch the maps to the size of the images. Otherwise they have the size of the
+            layer, and ``placed`` can bring each cell to the centre of its receptive field.
+
     Returns:
-        A map for each image, (B, H, W). Each is scaled from its own minimum to its own maximum, 0 to 1, so
-        places may be compared between images and networks, but values may not. A map without positive
-        evidence is zero everywhere.
+        A map for each image, (B, H, W), or (B, h, w) if it is not stretched. Each is scaled from its own
+        minimum to its own maximum, 0 to 1, so places may be compared between images and networks, but
+        values may not. A map without positive evidence is zero everywhere.
 
     Raises:
         InputError: If the layer is unknown, does not run exactly once, has an output that is not a map, or
@@ -52,7 +60,7 @@ def grad_cam(
     with _restored_afterwards(net, images.device), module.register_forward_hook(probed.through_probe):
         step = IMAGES_PER_PASS
         starts = range(0, len(images), step)
-        maps = [_maps(probed, images[at : at + step], asked[at : at + step]) for at in starts]
+        maps = [_maps(probed, images[at : at + step], asked[at : at + step], stretched) for at in starts]
     return torch.cat(maps).to(images.device)
 
 
@@ -100,7 +108,7 @@ class _ProbedNetwork(nn.Module):
         return logits
 
 
-def _maps(probed: _ProbedNetwork, images: Tensor, classes: Sequence[int | None]) -> Tensor:
+def _maps(probed: _ProbedNetwork, images: Tensor, classes: Sequence[int | None], stretched: bool) -> Tensor:
     # This import takes seconds, and most notebooks do not need it.
     from pytorch_grad_cam import GradCAM
 
@@ -109,6 +117,9 @@ def _maps(probed: _ProbedNetwork, images: Tensor, classes: Sequence[int | None])
             if arguments[-1] is None:  # no gradient arrived at the probe
                 raise InputError("The logits do not depend on this layer, so there is nothing to explain.")
             return super().get_cam_weights(*arguments)
+
+        def get_target_width_height(self, images):
+            return super().get_target_width_height(images) if stretched else None
 
     # The weights may be frozen, so the images require gradients. The network gets a clone of them, because
     # a network may change its input in place.

@@ -1,9 +1,9 @@
-"""Exercises of notebook 02: attention maps, how much of a map lies on the object, CKA, and a broken tap."""
+"""Exercises of notebook 02: attention maps, their share on the object and its control, CKA, a broken tap."""
 
 import torch
 from torch import Tensor, nn
 
-from kdnb.analysis import linear_cka, mass_inside
+from kdnb.analysis import linear_cka, mass_inside, mass_on_others
 from kdnb.exercises.lesson import Exercise, Mutant
 from kdnb.exercises.probes import normal, tensor_from
 from kdnb.functional import attention_map
@@ -11,38 +11,68 @@ from kdnb.taps import tap
 
 
 def _probe_attention(function) -> list[Tensor]:
-    """Returns attention at two powers of maps with both signs, as a layer gives them before its ReLU."""
-    maps = normal(0, 2, 3, 4, 5)
-    return [tensor_from(function(maps, power)) for power in (2.0, 4.0)]
+    """Returns attention at three powers of maps with both signs, as a layer gives them before its ReLU.
+
+    The power 3 is odd: without absolute values, negative channels would stay negative.
+    """
+    maps = normal(0, 2, 3, 4, 5).float()
+    return [tensor_from(function(maps, power)) for power in (1.0, 2.0, 3.0)]
 
 
 def _probe_mass(function) -> list[Tensor]:
     maps = normal(1, 3, 4, 5).square() * torch.tensor([1.0, 2.0, 10.0])[:, None, None]
     masks = torch.zeros(3, 4, 5, dtype=torch.bool)
     masks[0, :2, :2] = masks[1, 1:, 2:] = masks[2, 3, 4] = True
-    return [tensor_from(function(maps, masks))]
+    return [tensor_from(function(maps.float(), masks))]
+
+
+def _probe_others(function) -> list[Tensor]:
+    """Returns the excess for maps of unequal size and objects of unequal area, two of which overlap."""
+    maps = normal(5, 4, 4, 5).square() * torch.tensor([1.0, 2.0, 10.0, 0.1])[:, None, None]
+    masks = torch.zeros(4, 4, 5, dtype=torch.bool)
+    masks[0, :2, :2] = masks[1, 1:, 2:] = masks[2, 3, 4] = masks[3, 1:3, 1:4] = True
+    return [tensor_from(function(maps.float(), masks))]
 
 
 def _probe_cka(function) -> list[Tensor]:
     """Returns CKA for vectors and for maps, of unequal widths, with means far from 0."""
-    vectors, maps = normal(2, 8, 5) + 1, normal(3, 8, 3, 2, 2) - 1
+    vectors, maps = (normal(2, 8, 5) + 1).float(), (normal(3, 8, 3, 2, 2) - 1).float()
     mixed = torch.cat([vectors, 3 * maps.flatten(1)], 1)
     found = [tensor_from(function(x, mixed)) for x in (vectors, maps, 5 * mixed)]
     return [value.squeeze() for value in found]
 
 
+class _WritesInPlace(nn.Module):
+    """A convolution whose output a ReLU overwrites: one that is a module, or a call that no module shows."""
+
+    def __init__(self, *, by_module: bool) -> None:
+        super().__init__()
+        self.convolution = nn.utils.skip_init(nn.Conv2d, 1, 2, 1, bias=False, dtype=torch.float64)
+        self.convolution.weight.data = torch.tensor([1.0, -2.0]).double()[:, None, None, None]
+        self.relu = nn.ReLU(inplace=True) if by_module else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.convolution(images)
+        return maps.relu_() if self.relu is None else self.relu(maps)
+
+
 def _probe_tap(function) -> list[Tensor]:
-    """Returns the map, its gradient in the image, the number of hooks left behind, and the model's mode."""
-    convolution = nn.utils.skip_init(nn.Conv2d, 1, 2, 1, bias=False, dtype=torch.float64)
-    convolution.weight.data = torch.tensor([1.0, -2.0], dtype=torch.float64)[:, None, None, None]
-    model = nn.Sequential(convolution, nn.ReLU(inplace=True))
-    images = normal(4, 1, 1, 3, 3).requires_grad_()
-    seen = tensor_from(function(model, "0", images))
-    gradient = torch.zeros(1, 1, 3, 3)
-    if seen.requires_grad:
-        (gradient,) = torch.autograd.grad(seen.square().sum(), images)
-    left = sum(len(module._forward_hooks) for module in model.modules())
-    return [seen.detach(), gradient, torch.tensor([left, model.training])]
+    """Returns, for both models, the map, its gradient in the image, and what the function left behind.
+
+    That is the number of hooks, the model's mode, and whether its ReLU still works in place.
+    """
+    found = []
+    for by_module in (True, False):
+        model = _WritesInPlace(by_module=by_module)
+        images = normal(4, 1, 1, 3, 3).requires_grad_()
+        seen = tensor_from(function(model, "convolution", images))
+        gradient = torch.zeros(1, 1, 3, 3)
+        if seen.requires_grad:
+            (gradient,) = torch.autograd.grad(seen.square().sum(), images)
+        left = sum(len(module._forward_hooks) for module in model.modules())
+        in_place = getattr(model.relu, "inplace", False)
+        found += [seen.detach(), gradient, torch.tensor([left, model.training, in_place])]
+    return found
 
 
 def attention_map_at(maps: Tensor, power: float) -> Tensor:
@@ -57,6 +87,20 @@ def attention_map_at(maps: Tensor, power: float) -> Tensor:
         Attention maps, shape (B, H, W).
     """
     return attention_map(maps, power=power)
+
+
+def above_others(maps: Tensor, masks: Tensor) -> Tensor:
+    """How much more of each map lies on its own object than on the objects of all other images.
+
+    Args:
+        maps: The maps, (B, H, W), without negative values.
+
+        masks: True where the object is, (B, H, W).
+
+    Returns:
+        The differences of the two shares, (B,), from -1 to 1.
+    """
+    return mass_inside(maps, masks) - mass_on_others(maps, masks, others=len(masks) - 1)
 
 
 def u_centred(gram: Tensor) -> Tensor:
@@ -109,6 +153,27 @@ def _read_in_eval_mode(model: nn.Module, path: str, images: Tensor) -> Tensor:
     return read_layer(model, path, images)
 
 
+def _relus_switched(*, back: bool):
+    """Returns a tap by hand that keeps the output as it is and switches every ReLU module out of place."""
+
+    def read(model: nn.Module, path: str, images: Tensor) -> Tensor:
+        relus = [module for module in model.modules() if isinstance(module, nn.ReLU) and module.inplace]
+        for relu in relus:
+            relu.inplace = False
+        seen = _hooked(lambda output: output)(model, path, images)
+        for relu in relus:
+            relu.inplace = back
+        return seen
+
+    return read
+
+
+def _shares(maps: Tensor, masks: Tensor) -> Tensor:
+    """Returns the share of every map on every mask, shape (maps, masks)."""
+    maps = maps.flatten(1)
+    return maps / maps.sum(1, keepdim=True) @ masks.flatten(1).to(maps).T
+
+
 def _grams(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     x, y = x.flatten(1), y.flatten(1)
     return x @ x.T, y @ y.T
@@ -121,6 +186,11 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 def _centred_with_diagonal(x: Tensor, y: Tensor) -> Tensor:
     a, b = _grams(x.flatten(1) - x.flatten(1).mean(0), y.flatten(1) - y.flatten(1).mean(0))
     return _cosine(a, b)
+
+
+def _no_root(x: Tensor, y: Tensor) -> Tensor:
+    a, b = (u_centred(gram) for gram in _grams(x, y))
+    return (a * b).sum() / (a.square().sum() * b.square().sum())
 
 
 def _not_divided(x: Tensor, y: Tensor) -> Tensor:
@@ -146,9 +216,31 @@ EXERCISES = {
                 " brighter for that.",
             ),
             Mutant(
+                "no absolute value",
+                lambda maps, power: maps.pow(power).mean(1),
+                "an odd power keeps the sign, so that channels of opposite sign cancel; take the absolute "
+                "value first.",
+            ),
+            Mutant(
                 "no power",
                 lambda maps, power: maps.mean(1),
                 "positive and negative channels cancel; take |F| ** power before you average.",
+            ),
+            Mutant(
+                "power forgotten",
+                lambda maps, power: maps.abs().mean(1),
+                "your result is the same for every power; raise the absolute values to it.",
+            ),
+            Mutant(
+                "always squared",
+                lambda maps, power: maps.square().mean(1),
+                "your result is that of power 2, whatever power is asked for; use the argument.",
+            ),
+            Mutant(
+                "channel axis kept",
+                lambda maps, power: maps.abs().pow(power).mean(1, keepdim=True),
+                "the numbers are right, but the shape is (B, 1, H, W); a map has shape (B, H, W), without "
+                "an axis for channels.",
             ),
             Mutant(
                 "power after the mean",
@@ -192,6 +284,55 @@ EXERCISES = {
         ),
         advice="(maps * masks).sum((1, 2)) / maps.sum((1, 2)).",
     ),
+    "above_others": Exercise(
+        reference=above_others,
+        probe=_probe_others,
+        mutants=(
+            Mutant(
+                "its own among the others",
+                lambda maps, masks: _shares(maps, masks).diagonal() - _shares(maps, masks).mean(1),
+                "each picture is among its own controls here; average over the other B - 1 pictures only.",
+            ),
+            Mutant(
+                "one other picture",
+                lambda maps, masks: mass_inside(maps, masks) - mass_inside(maps, masks.roll(1, 0)),
+                "one other picture is one draw; average over all others.",
+            ),
+            Mutant(
+                "one other picture, the next",
+                lambda maps, masks: mass_inside(maps, masks) - mass_inside(maps, masks.roll(-1, 0)),
+                "the next picture alone is one draw; average over all others.",
+            ),
+            Mutant(
+                "the others alone",
+                lambda maps, masks: mass_on_others(maps, masks, others=len(masks) - 1),
+                "that is the share on the objects of other pictures; subtract it from the share on the own "
+                "object.",
+            ),
+            Mutant(
+                "sign",
+                lambda maps, masks: -above_others(maps, masks),
+                "the sign is wrong: a map that finds its own object should be above 0.",
+            ),
+            Mutant(
+                "quotient",
+                lambda maps, masks: (
+                    mass_inside(maps, masks) / mass_on_others(maps, masks, others=len(masks) - 1)
+                ),
+                "you divided the two shares; subtract them, so that a map that knows nothing of its picture "
+                "has 0.",
+            ),
+            Mutant(
+                "one number",
+                lambda maps, masks: above_others(maps, masks).mean(),
+                "return one number for each picture, shape (B,); the mean is taken later.",
+            ),
+        ),
+        advice=(
+            "for each map, the share on its own object minus the mean share on the objects of all other "
+            "pictures; masks.roll(step, 0) pairs every map with another picture's mask."
+        ),
+    ),
     "linear_cka": Exercise(
         reference=linear_cka,
         probe=_probe_cka,
@@ -206,6 +347,11 @@ EXERCISES = {
                 "not divided",
                 _not_divided,
                 "a product of Gram matrices grows with the features; divide by both their norms.",
+            ),
+            Mutant(
+                "no root",
+                _no_root,
+                "you divided by squared norms; a.norm() is the root of the sum of squares.",
             ),
             Mutant(
                 "diagonal kept",
@@ -245,6 +391,18 @@ EXERCISES = {
                 "hook left behind",
                 _hooked(lambda output: output.clone(), remove=False),
                 "the map is right, but the hook stays in the model and runs at every later pass: remove it.",
+            ),
+            Mutant(
+                "ReLUs switched",
+                _relus_switched(back=False),
+                "you changed every ReLU of the model, and it stays changed; a look must leave it as it was. "
+                "What if the writer is no module at all?",
+            ),
+            Mutant(
+                "ReLUs switched and back",
+                _relus_switched(back=True),
+                "that helps only if the writer is a ReLU module; a call such as maps.relu_() still writes "
+                "into what you kept. Keep a copy.",
             ),
             Mutant(
                 "mode changed",

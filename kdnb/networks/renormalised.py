@@ -50,6 +50,11 @@ class Renormalised(Network):
     def head(self) -> nn.Linear:
         return self.network.head
 
+    @property
+    def stages(self) -> nn.ModuleList:
+        """The stages of the network."""
+        return self.network.stages
+
     def features(self, images: Tensor) -> Features:
         return self.network.features(self._own(images))
 

@@ -6,7 +6,9 @@
 The script scores every run below a folder on test pictures of shapes. Its table has a row for each network,
 seed, layer and score. A value is the mean over the pictures. The layers are the attention maps of each stage,
 and Grad-CAM at the last stage for the class of the label. Runs on other data are skipped. What a map has on
-the objects of other pictures tells how much of its score any map of that kind would have.
+the objects of other pictures tells how much of its score any map of that kind would have. Every map is
+scored where its cells look, as ``effective_places`` measures it. (The records of shapes-v1 were made before
+that, with maps stretched over the picture.)
 
 The folder must hold only one run of each method, variant and seed, because nothing else distinguishes
 them in the table.
@@ -20,7 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from kdnb import datasets
-from kdnb.analysis import centre_maps, edge_maps, grad_cam, map_scores, mass_on_others, uniform_maps
+from kdnb.analysis import (
+    centre_maps,
+    edge_maps,
+    effective_places,
+    grad_cam,
+    map_scores,
+    mass_on_others,
+    placed,
+    uniform_maps,
+)
 from kdnb.functional import attention_map
 from kdnb.networks import build
 from kdnb.runs.checkpoints import load_network
@@ -28,6 +39,7 @@ from kdnb.runs.records import read
 from kdnb.runs.teachers import shapes_teacher
 
 PICTURES = 1000
+PLACES = 64  # pictures by which the places of cells are measured
 
 
 def variant_of(spec: dict) -> str:
@@ -53,12 +65,17 @@ def layers_of(net: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tenso
         labels: True classes, shape (B,).
 
     Returns:
-        Attention maps of each stage and Grad-CAM at the last stage, each of shape (B, h, w), by name.
+        Attention maps of each stage and Grad-CAM at the last stage, each of shape (B, H, W), by name.
     """
     with torch.inference_mode():
         maps = net.eval().features(images).maps
+    places = effective_places(net, images[:PLACES])
     layers = {f"attention {stage}": attention_map(map) for stage, map in enumerate(maps, 1)}
-    return layers | {"Grad-CAM": grad_cam(net, images, labels, layer=f"stages.{len(maps) - 1}")}
+    layers["Grad-CAM"] = grad_cam(net, images, labels, layer=f"stages.{len(maps) - 1}", stretched=False)
+    return {
+        name: placed(small, place, images)
+        for (name, small), place in zip(layers.items(), [*places, places[-1]], strict=True)
+    }
 
 
 def main(folder: Path, shown: str = "shapes") -> None:

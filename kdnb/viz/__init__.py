@@ -14,6 +14,7 @@ from kdnb.viz.association import (
 from kdnb.viz.depths import accuracy_against_costs, depth_at_work, ledger_staircase
 from kdnb.viz.figures import (
     curves,
+    effect_panels,
     gradient_ledger,
     paired_effects,
     paired_runs,
@@ -44,6 +45,7 @@ __all__ = [
     "depth_at_work",
     "diversity_steps",
     "dots_by_row",
+    "effect_panels",
     "expert_weights",
     "flow_diagram",
     "gradient_ledger",

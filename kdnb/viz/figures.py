@@ -188,6 +188,37 @@ def paired_effects(effects: Mapping[str, tuple[float, float, float]], *, x_label
         The Axes.
     """
     axes = panels(7.0, 0.9 + 0.36 * len(effects))[0, 0]
+    _intervals(axes, effects)
+    axes.set_xlabel(x_label)
+    return axes
+
+
+@styled
+def effect_panels(
+    effects: Mapping[str, Mapping[str, tuple[float, float, float]]], *, x_label: str
+) -> np.ndarray:
+    """Draws the same comparisons for several measures, one panel for each, on one scale.
+
+    Args:
+        effects: By title of the panel what ``paired_effects`` takes. Every panel has the same comparisons in
+            the same order.
+
+        x_label: Label of the horizontal axes.
+
+    Returns:
+        One Axes for each panel.
+    """
+    rows = len(next(iter(effects.values())))
+    grid = panels(1.2 + 2.3 * len(effects), 1.2 + 0.36 * rows, 1, len(effects), sharex=True, sharey=True)
+    for axes, (title, own) in zip(grid[0], effects.items(), strict=True):
+        _intervals(axes, own)
+        axes.set_title(title)
+    grid[0, 0].figure.supxlabel(x_label, fontsize=10)
+    return grid[0]
+
+
+def _intervals(axes: Axes, effects: Mapping[str, tuple[float, float, float]]) -> None:
+    """Draws a row for each mean difference, with its interval and its value."""
     for row, (mean, low, high) in enumerate(effects.values()):
         settled = low > 0 or high < 0
         colour = COLOURS["student" if settled else "baseline"]
@@ -197,8 +228,6 @@ def paired_effects(effects: Mapping[str, tuple[float, float, float]], *, x_label
     axes.axvline(0, color="black", linestyle="--", linewidth=1)
     axes.set_yticks(range(len(effects)), list(effects))
     axes.set_ylim(len(effects) - 0.5, -0.5)
-    axes.set_xlabel(x_label)
-    return axes
 
 
 @styled

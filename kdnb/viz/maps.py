@@ -24,12 +24,13 @@ def map_rows(
     *,
     masks: ArrayLike | None = None,
     titles: Sequence[str] | None = None,
+    scale: str = "",
 ) -> np.ndarray:
     """Draws one row for each picture: the picture, then its map from each network.
 
     Each row has its own colour scale, from the lowest to the highest value of its maps. Maps of different
-    networks must be brought to one scale beforehand, and the caption should name that scale. Maps are drawn
-    at their own resolution.
+    networks must be brought to one scale beforehand, which ``scale`` should name. Maps are drawn at their own
+    resolution.
 
     Args:
         images: Pictures, shape (N, H, W, 3).
@@ -40,6 +41,8 @@ def map_rows(
 
         titles: One name for each row.
 
+        scale: Label of the colour bar, such as ``"each map by its own range"``.
+
     Returns:
         The grid of Axes, shape (N, 1 + len(maps)).
     """
@@ -47,53 +50,63 @@ def map_rows(
     named = {name: np.asarray(values, dtype=float) for name, values in maps.items()}
     grid = panels((1 + len(named)) * INCH + 0.9, len(images) * INCH + 0.3, len(images), 1 + len(named))
     for row, axes in enumerate(grid):
-        shown = [values[row] for values in named.values()]
-        scale = min(values.min() for values in shown), max(values.max() for values in shown)
         _picture(axes[0], images[row])
-        for one, values in zip(axes[1:], shown, strict=True):
-            _map(one, values, images[row], scale)
+        for one, values in zip(axes[1:], named.values(), strict=True):
+            _map(one, values[row], images[row], _range_of(named, row))
         _outline(axes, masks, row)
     _name(grid, ["picture", *named], titles)
-    _relative_bar(grid)
+    _relative_bar(grid, scale)
     return grid
 
 
 @styled
 def map_overlays(
     images: ArrayLike,
-    maps: ArrayLike,
+    maps: Mapping[str, ArrayLike],
     *,
+    smooth: Mapping[str, ArrayLike] | None = None,
     masks: ArrayLike | None = None,
     titles: Sequence[str] | None = None,
+    scale: str = "",
 ) -> np.ndarray:
-    """Draws one row for each picture: the picture, its map, and the map laid over the picture.
+    """Draws one row for each picture: the picture, then for each network its map and an overlay.
 
-    Each row has its own colour scale. The map alone is drawn exactly. In the overlay the picture is grey and
-    the map is smoothed, so that its place on the picture can be seen.
+    The map alone is drawn exactly. In the overlay the picture is grey and the map is smooth, so that its
+    place on the picture can be seen. Colours are those of ``map_rows``.
 
     Args:
         images: Pictures, shape (N, H, W, 3).
 
-        maps: One map for each picture, shape (N, h, w).
+        maps: Maps by name, each of shape (N, h, w). Their resolutions may differ.
+
+        smooth: The maps of the overlays by the same names, each of shape (N, h, w). Without them, the maps
+            themselves are smoothed.
 
         masks: Object masks, shape (N, H, W). They are outlined in every panel.
 
         titles: One name for each row.
 
+        scale: Label of the colour bar, such as ``"each map by its own range"``.
+
     Returns:
-        The grid of Axes, shape (N, 3).
+        The grid of Axes, shape (N, 1 + 2 len(maps)). Two panels follow the picture for every name.
     """
-    images, maps = np.asarray(images), np.asarray(maps, dtype=float)
-    grid = panels(3 * INCH + 0.9, len(images) * INCH + 0.3, len(images), 3)
+    images = np.asarray(images)
+    named = {name: np.asarray(values, dtype=float) for name, values in maps.items()}
+    over = named if smooth is None else {name: np.asarray(smooth[name], dtype=float) for name in named}
+    columns = 1 + 2 * len(named)
+    grid = panels(columns * INCH + 0.9, len(images) * INCH + 0.3, len(images), columns)
     for row, axes in enumerate(grid):
-        scale = maps[row].min(), maps[row].max()
+        limits = _range_of(named, row)
         _picture(axes[0], images[row])
-        _map(axes[1], maps[row], images[row], scale)
-        _grey(axes[2], images[row])
-        _map(axes[2], maps[row], images[row], scale, alpha=0.55, interpolation="bilinear")
+        for exact, overlay, name in zip(axes[1::2], axes[2::2], named, strict=True):
+            _map(exact, named[name][row], images[row], limits)
+            _grey(overlay, images[row])
+            _map(overlay, over[name][row], images[row], limits, alpha=0.55, interpolation="bilinear")
         _outline(axes, masks, row)
-    _name(grid, ["picture", "map", "overlay"], titles)
-    _relative_bar(grid)
+    names = [title for name in named for title in (name, "overlay")]
+    _name(grid, ["picture", *names], titles)
+    _relative_bar(grid, scale)
     return grid
 
 
@@ -287,10 +300,16 @@ def _name(grid: np.ndarray, columns: Sequence[str], rows: Sequence[str] | None) 
         axes.set_ylabel(name)
 
 
-def _relative_bar(grid: np.ndarray) -> None:
+def _range_of(maps: Mapping[str, np.ndarray], row: int) -> tuple[float, float]:
+    """The lowest and the highest value of the maps in a row."""
+    shown = [values[row] for values in maps.values()]
+    return min(values.min() for values in shown), max(values.max() for values in shown)
+
+
+def _relative_bar(grid: np.ndarray, label: str) -> None:
     """Adds a colour bar from the lowest to the highest value of each row."""
     drawn = ScalarMappable(Normalize(0, 1), SEQUENTIAL)
     bar = grid[0, 0].figure.colorbar(
-        drawn, ax=grid, ticks=[0, 1], fraction=0.05, pad=0.02, aspect=15 * len(grid)
+        drawn, ax=grid, ticks=[0, 1], fraction=0.05, pad=0.02, aspect=15 * len(grid), label=label
     )
     bar.ax.set_yticklabels(["low", "high"])

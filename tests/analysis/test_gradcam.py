@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.analysis import grad_cam
+from kdnb.analysis import grad_cam, normalised
 from kdnb.errors import InputError
 from kdnb.method import frozen
 from kdnb.networks import build
@@ -318,3 +318,13 @@ def test_the_package_is_imported_only_when_asked_for():
     """It takes seconds; every notebook imports kdnb.analysis."""
     program = "import sys, kdnb.analysis; sys.exit('pytorch_grad_cam' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_maps_that_are_not_stretched_have_the_size_of_the_layer():
+    net, images = build("resnet8", classes=3).eval(), torch.randn(2, 3, 16, 16)
+    small = grad_cam(net, images, [0, 1], layer="stages.2", stretched=False)
+    large = grad_cam(net, images, [0, 1], layer="stages.2")
+    assert (small.shape, large.shape) == ((2, 4, 4), (2, 16, 16))
+    assert (small.amin((1, 2)).tolist(), small.amax((1, 2)).tolist()) == ([0, 0], pytest.approx([1, 1]))
+    stretched = F.interpolate(small[:, None], (16, 16), mode="bilinear")[:, 0]
+    torch.testing.assert_close(normalised(stretched), large, rtol=0, atol=1e-5)

@@ -37,6 +37,11 @@ def test_it_answers_as_the_network_does_to_images_normalised_its_own_way(trainin
     assert not torch.allclose(plain(shown), plain(own)), "or the test could not fail"
 
 
+def test_its_stages_are_those_of_the_network():
+    net = make()
+    assert net.stages is net.network.stages
+
+
 def test_in_float32_it_is_as_near_as_float32_allows():
     pixels = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     net = make().eval()

@@ -55,17 +55,38 @@ def test_titles_must_name_every_row():
 
 
 @pytest.mark.parametrize("pictures", [PICTURES, PICTURES / 255])
-def test_map_overlays_show_the_map_alone_and_over_a_grey_picture(pictures):
-    grid = viz.map_overlays(pictures, SMALL)
-    assert grid.shape == (3, 3)
+def test_map_overlays_show_each_map_alone_and_over_a_grey_picture(pictures):
+    grid = viz.map_overlays(
+        pictures, {"teacher": SMALL, "student": LARGE}, smooth={"teacher": 2 * SMALL, "student": LARGE}
+    )
+    assert grid.shape == (3, 5)
+    assert [axes.get_title() for axes in grid[0]] == ["picture", "teacher", "overlay", "student", "overlay"]
     for row, axes in enumerate(grid):
-        assert (axes[1].images[0].get_array() == SMALL[row]).all()
-        grey, colours = axes[2].images
-        assert grey.get_cmap().name == "gray"
-        assert grey.get_clim() == pytest.approx((-127.5, 255) if pictures.dtype == np.uint8 else (-0.5, 1))
-        assert (colours.get_array() == SMALL[row]).all()
-        assert 0 < colours.get_alpha() < 1
-        assert colours.get_clim() == axes[1].images[0].get_clim() == (SMALL[row].min(), SMALL[row].max())
+        limits = SMALL[row].min(), LARGE[row].max()
+        for exact, overlay, alone, smooth in ((1, 2, SMALL, 2 * SMALL), (3, 4, LARGE, LARGE)):
+            assert (axes[exact].images[0].get_array() == alone[row]).all()
+            assert axes[exact].images[0].get_interpolation() == "nearest"
+            grey, colours = axes[overlay].images
+            assert grey.get_cmap().name == "gray"
+            assert grey.get_clim() == pytest.approx(
+                (-127.5, 255) if pictures.dtype == np.uint8 else (-0.5, 1)
+            )
+            assert (colours.get_array() == smooth[row]).all()
+            assert 0 < colours.get_alpha() < 1
+            assert colours.get_interpolation() == "bilinear"
+            assert colours.get_clim() == axes[exact].images[0].get_clim() == limits
+
+
+def test_map_overlays_smooth_the_maps_themselves_if_no_others_are_given():
+    grid = viz.map_overlays(PICTURES, {"teacher": SMALL})
+    assert all((axes[2].images[1].get_array() == SMALL[row]).all() for row, axes in enumerate(grid))
+
+
+@pytest.mark.parametrize("draw", [viz.map_rows, viz.map_overlays])
+def test_the_colour_bar_says_the_scale_of_the_maps(draw):
+    for scale in ("", "each map by its own range"):
+        figure = draw(PICTURES, {"teacher": SMALL}, scale=scale)[0, 0].figure
+        assert figure.axes[-1].get_ylabel() == scale
 
 
 def test_shift_maps_share_one_scale_symmetric_about_0():

@@ -196,3 +196,20 @@ def test_paired_effects_show_each_interval_and_fill_what_is_settled():
     assert words(axes) == ["+2.0", "+0.5", "-2.0"]
     top, bottom = axes.transData.transform([(0, 0), (0, 2)])[:, 1]
     assert top > bottom
+
+
+def test_effect_panels_are_paired_effects_side_by_side_on_one_scale():
+    effects = {
+        "stage 1": {"KD": (2.0, 1.0, 3.0), "AT": (0.5, -1.0, 2.0)},
+        "stage 2": {"KD": (-0.2, -0.3, -0.1), "AT": (0.0, -1.0, 1.0)},
+    }
+    grid = viz.effect_panels(effects, x_label="points")
+    assert [axes.get_title() for axes in grid] == ["stage 1", "stage 2"]
+    assert [label.get_text() for label in grid[0].get_yticklabels()] == ["KD", "AT"]
+    assert grid[0].get_xlim() == grid[1].get_xlim()
+    assert [words(axes) for axes in grid] == [["+2.0", "+0.5"], ["-0.2", "+0.0"]]
+    for axes, own in zip(grid, effects.values(), strict=True):
+        dots = [line for line in axes.lines if line.get_marker() == "o"]
+        assert [line.get_xdata()[0] for line in dots] == [mean for mean, _, _ in own.values()]
+        assert [line.get_markerfacecolor() == "white" for line in dots] == [False, True]
+    assert grid[0].figure.get_supxlabel() == "points"

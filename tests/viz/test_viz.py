@@ -52,6 +52,7 @@ def draw_all(kind=np.asarray) -> dict:
             y_label="loss",
             log=True,
         ),
+        "effect_panels": viz.effect_panels({"a": {"x": (1.0, 0.5, 2)}, "b": {"x": (0, -1, 1)}}, x_label="r"),
         "paired_runs": viz.paired_runs({"labels only": kind([60.0, 62.0]), "KD": kind([64.0, 65.0])}, roles),
         "similarity_maps": viz.similarity_maps({"a": kind(square), "b": kind(square)}, NAMES),
         "gradient_ledger": viz.gradient_ledger(LEDGER),
@@ -105,7 +106,9 @@ def draw_maps(kind) -> dict:
     roles = {"teacher": "teacher", "edges": "baseline"}
     return {
         "map_rows": viz.map_rows(pictures, {"KD": maps, "none": maps}, masks=masks, titles=["cat", "dog"]),
-        "map_overlays": viz.map_overlays(pictures, maps, masks=masks, titles=["cat", "dog"]),
+        "map_overlays": viz.map_overlays(
+            pictures, {"KD": maps}, smooth={"KD": maps}, masks=masks, titles=["cat", "dog"], scale="range"
+        ),
         "shift_maps": viz.shift_maps(
             {"a": maps, "b": maps}, label="shift", images=pictures, titles=NAMES[:2]
         ),
