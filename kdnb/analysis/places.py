@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kdnb.errors import InputError
 from kdnb.functional import attention_map
-from kdnb.networks import Network
 
 
 class Place(NamedTuple):
@@ -35,7 +34,7 @@ class Place(NamedTuple):
     step: float
 
 
-def map_places(net: Network, size: int = 32) -> tuple[Place, ...]:
+def map_places(net: nn.Module, size: int = 32) -> tuple[Place, ...]:
     """Finds out where in the picture the cells of each stage look.
 
     The function follows the convolutions and poolings of one pass on PyTorch's meta device, so nothing is
@@ -73,7 +72,7 @@ def map_places(net: Network, size: int = 32) -> tuple[Place, ...]:
     return tuple(found.place for found in maps)
 
 
-def effective_places(net: Network, images: Tensor) -> tuple[Place, ...]:
+def effective_places(net: nn.Module, images: Tensor) -> tuple[Place, ...]:
     """Measures where in the picture the cells of each stage look.
 
     The influence of a pixel is the absolute gradient, in that pixel, of the attention of the middle cell,

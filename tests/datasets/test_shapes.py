@@ -109,7 +109,7 @@ class TestPlaces:
         """An object that lies whole in the picture covers a place near the border from fewer centres."""
         covered = many.masks.double().mean(0)
         cells = covered.unflatten(0, (8, 4)).unflatten(2, (8, 4)).mean((1, 3))[1:-1, 1:-1]
-        assert cells.min() > 0.5 * cells.mean()
+        assert cells.min() > 0.45 * cells.mean()
         assert cells.max() < 1.6 * cells.mean()
 
     def test_neither_the_middle_nor_the_places_of_other_objects_tell_much(self, many):
