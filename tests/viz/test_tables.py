@@ -140,18 +140,14 @@ def test_row_entropy_runs_from_0_to_1_and_marks_its_ends():
     np.testing.assert_allclose(reach, list(zip(entropies.min(0), entropies.max(0), strict=True)))
 
 
+def two_points_on(losses, **options):
+    points, roles = {"A": (1.0, 2.0), "B": (3.0, 0.5)}, {"A": "student", "B": "teacher"}
+    return viz.loss_planes(losses, range(5), range(4), points, roles, x_label="x", y_label="y", **options)
+
+
 def test_loss_planes_draw_every_loss_and_mark_every_point_on_it():
     bowl = np.add.outer(np.arange(4.0) ** 2, np.arange(5.0) ** 2)
-    points, roles = {"A": (1.0, 2.0), "B": (3.0, 0.5)}, {"A": "student", "B": "teacher"}
-    grid = viz.loss_planes(
-        {"bowl": bowl, "flat": bowl[:1] + 0 * bowl},
-        range(5),
-        range(4),
-        points,
-        roles,
-        x_label="x",
-        y_label="y",
-    )
+    grid = two_points_on({"bowl": bowl, "flat": bowl[:1] + 0 * bowl})
     assert [axes.get_title() for axes in grid] == ["bowl", "flat"]
     for axes in grid:
         marks = [m.get_offsets().tolist()[0] for m in axes.collections if len(m.get_offsets()) == 1]
@@ -161,15 +157,8 @@ def test_loss_planes_draw_every_loss_and_mark_every_point_on_it():
 
 def test_loss_planes_share_one_scale_and_show_valleys_and_pulls():
     low, high = np.ones((4, 5)), np.full((4, 5), 16.0)
-    points, roles = {"A": (1.0, 2.0), "B": (3.0, 0.5)}, {"A": "student", "B": "teacher"}
-    grid = viz.loss_planes(
+    grid = two_points_on(
         {"low": low, "high": high},
-        range(5),
-        range(4),
-        points,
-        roles,
-        x_label="x",
-        y_label="y",
         valleys={"high": [(1, 0), (1, 3)]},
         pulls={"high": {"A": (-10.0, 0.0), "B": (0, 0)}},
     )
