@@ -62,7 +62,8 @@ class Plan:
 
 
 _SMALL = {"student": "resnet8", "teacher": "resnet20"}
-# The task of data/studies/task.toml. Its search chose the rate for the student of labels alone.
+# The task of data/studies/task.toml. Students of recorded studies have the rates that their searches chose.
+# This one is for all others.
 _STEADY = {"lr": 0.1, "schedule_name": "warm-cosine", "batch_size": 16}
 _FIRST_EDITION = {"lr": 0.2, "schedule_name": "cosine", "batch_size": 64}  # of the runs on shapes-v1
 _PRESETS = {
