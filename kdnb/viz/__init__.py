@@ -22,7 +22,7 @@ from kdnb.viz.figures import (
     similarity_maps,
     soft_label_bars,
 )
-from kdnb.viz.judges import dots_by_row, flow_diagram, judged_picture, srrl_flow
+from kdnb.viz.judges import dots_by_row, flow_diagram, srrl_flow
 from kdnb.viz.lessons import who_teaches_whom
 from kdnb.viz.links import expert_weights, merged_graph, returned_gradients
 from kdnb.viz.live import Progress
@@ -49,7 +49,6 @@ __all__ = [
     "expert_weights",
     "flow_diagram",
     "gradient_ledger",
-    "judged_picture",
     "layer_heatmaps",
     "ledger_staircase",
     "loss_planes",

@@ -1,4 +1,4 @@
-"""Figures of answers to one picture, of numbers side by side, and of who hands what to whom."""
+"""Figures of numbers side by side, and of who hands what to whom."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -7,66 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import LogLocator, NullFormatter
-from numpy.typing import ArrayLike
 
 from kdnb.viz.style import COLOURS, MARKERS, panels, styled
 
 BOX_WIDTH, BOX_HEIGHT = 0.86, 0.5  # in the units of a diagram, in which columns and rows are 1 apart
-
-
-@styled
-def judged_picture(
-    picture: ArrayLike,
-    answers: Mapping[str, ArrayLike],
-    classes: Sequence[str],
-    roles: Mapping[str, str],
-    *,
-    truth: int | None = None,
-    title: str = "",
-    floor: float = 1e-8,
-) -> np.ndarray:
-    """Draws a picture and, beside it, how probable each of several judges finds every class.
-
-    Probabilities are drawn on a logarithmic scale, so that the small ones can be compared. What is below
-    ``floor`` has no bar.
-
-    Args:
-        picture: The picture that is judged, shape (H, W, 3), or a map of shape (H, W).
-
-        answers: Distributions by the name of the judge, each of shape (K,).
-
-        classes: The names of the K classes.
-
-        roles: For each judge the role that sets its colour, a key of ``COLOURS``.
-
-        truth: The number of the true class. It is marked in words, and its bars are drawn darker. None marks
-            no class.
-
-        title: What stands over the picture.
-
-        floor: The probability at which the scale begins.
-
-    Returns:
-        The Axes of the picture, then one Axes for each judge.
-    """
-    widths = [1.0] + [1.25] * len(answers)
-    options = {"gridspec_kw": {"width_ratios": widths}}
-    grid = panels(1.9 * sum(widths), 1.0 + 0.2 * max(len(classes), 7), 1, 1 + len(answers), **options)[0]
-    grid[0].imshow(np.asarray(picture), interpolation="nearest", cmap="gray")
-    grid[0].set_axis_off()
-    grid[0].set_title(title)
-    named = [f"{name} (true)" if number == truth else name for number, name in enumerate(classes)]
-    for axes, (name, values) in zip(grid[1:], answers.items(), strict=True):
-        bars = axes.barh(range(len(named)), np.asarray(values), color=COLOURS[roles[name]], alpha=0.6)
-        if truth is not None:
-            bars[truth].set_alpha(1.0)
-        axes.set_yticks(range(len(named)), named if axes is grid[1] else [])
-        axes.invert_yaxis()
-        axes.set_xscale("log")
-        axes.set_xlim(floor, 1)
-        axes.set_title(name)
-        axes.set_xlabel("probability")
-    return grid
 
 
 @styled

@@ -1,6 +1,5 @@
-"""Answers to one picture, numbers side by side, and who hands what to whom."""
+"""Numbers side by side, and who hands what to whom."""
 
-import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex, to_rgba
@@ -11,32 +10,6 @@ from kdnb import viz
 pytestmark = pytest.mark.usefixtures("no_windows")
 
 NAMES = ["cat", "dog", "owl"]
-
-
-def test_a_judged_picture_stands_beside_its_answers_on_a_log_scale():
-    picture = np.zeros((4, 4, 3))
-    answers = {"teacher": [0.9, 0.09, 0.01], "student": [0.2, 0.7, 0.1]}
-    roles = {"teacher": "teacher", "student": "student"}
-    shown, *judges = viz.judged_picture(picture, answers, NAMES, roles, truth=1, title="a dog", floor=1e-3)
-    assert shown.get_title() == "a dog"
-    assert len(shown.images) == 1
-    assert [axes.get_title() for axes in judges] == list(answers)
-    for axes, (name, values) in zip(judges, answers.items(), strict=True):
-        np.testing.assert_allclose([bar.get_width() for bar in axes.patches], values)
-        assert [bar.get_alpha() for bar in axes.patches] == [0.6, 1.0, 0.6]
-        assert to_hex(axes.patches[0].get_facecolor()).upper() == viz.COLOURS[name]
-        assert axes.get_xscale() == "log"
-        assert axes.get_xlim() == (1e-3, 1)
-        low, high = axes.get_ylim()
-        assert low > high  # the first class is on top
-    labels = [label.get_text() for label in judges[0].get_yticklabels()]
-    assert labels == ["cat", "dog (true)", "owl"]
-
-
-def test_a_judged_picture_without_a_known_class_marks_none():
-    _, axes = viz.judged_picture(np.zeros((4, 4)), {"KD": [1, 0, 0]}, NAMES, {"KD": "student"})
-    assert [label.get_text() for label in axes.get_yticklabels()] == NAMES
-    assert {bar.get_alpha() for bar in axes.patches} == {0.6}
 
 
 def test_dots_by_row_show_every_number_and_say_it():

@@ -67,14 +67,6 @@ def draw_all(kind=np.asarray) -> dict:
 
 def draw_judges(kind) -> dict:
     return {
-        "judged_picture": viz.judged_picture(
-            kind(RANDOM.random((8, 8, 3)).tolist()),
-            {"teacher": kind([0.9, 0.09, 0.01])},
-            NAMES,
-            {"teacher": "teacher"},
-            truth=1,
-            title="a dog",
-        ),
         "dots_by_row": viz.dots_by_row(
             pd.DataFrame({"KD": [1.0, 2.0]}, ["own head", "other head"]), {"KD": "student"}, x_label="error"
         ),
