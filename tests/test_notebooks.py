@@ -169,7 +169,7 @@ def test_the_smoke_preset_runs_from_another_folder_on_pictures(tmp_path):
         Image.fromarray(image.numpy()).resize((50, 40)).save(place / f"{number}.png")
     words = ["run", "--preset", "smoke", "-p", "data=pictures", "--out", "there"]
     command = [sys.executable, "-m", "kdnb.commands.cli", *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     summary = json.loads((tmp_path / "there" / "summary.json").read_text())["notebooks"]
     assert {name: record["status"] for name, record in summary.items()} == {

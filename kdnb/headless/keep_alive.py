@@ -6,7 +6,7 @@ from jupyter_client import AsyncKernelClient, AsyncKernelManager
 
 
 class KeepAlive:
-    """Sends the kernel a harmless request at regular intervals while a cell runs.
+    """Sends the kernel a harmless request at regular intervals, from the first cell to the end of the run.
 
     On a busy machine a request or its reply may stay unread in a socket until the next message arrives.
     (One way in which this happens is github.com/ipython/ipykernel/issues/1554.) Kernel and client then wait
@@ -32,12 +32,18 @@ class KeepAlive:
         manager.client = client
 
     def begin(self, **_: object) -> None:
-        """Starts sending requests. Call it in the event loop that serves the client's sockets."""
-        self._asking = asyncio.get_running_loop().create_task(self._ask())
+        """Starts sending requests, unless that has been done.
 
-    def end(self, **_: object) -> None:
-        """Stops sending requests, because the reply to the cell has arrived."""
-        self._asking.cancel()
+        Call it in the event loop that serves the client's sockets. The requests go on after the last cell,
+        because the client then asks the kernel for the name of its language and waits for the answer.
+        """
+        if self._asking is None:
+            self._asking = asyncio.get_running_loop().create_task(self._ask())
+
+    def end(self) -> None:
+        """Stops sending requests, because the run is over."""
+        if self._asking is not None:
+            self._asking.cancel()
 
     async def _ask(self) -> None:
         while True:

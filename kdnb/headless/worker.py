@@ -124,13 +124,14 @@ def execute(
                 km=manager,
                 on_cell_start=begin,
                 on_cell_execute=count,
-                on_cell_executed=keep_alive.end,
             )
         except KeyboardInterrupt:
             running.unlink(missing_ok=True)
             raise
         except Exception as error:
             failure = _failure(error, code_cells)
+        finally:
+            keep_alive.end()
     _finish(running, out / source.name, source)
     return failure
 

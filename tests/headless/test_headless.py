@@ -363,16 +363,25 @@ def test_a_stopped_run_keeps_what_is_done_and_leaves_no_process(tmp_path, way):
     assert list(json.loads((tmp_path / "executed/summary.json").read_text())["notebooks"]) == ["00_quick"]
 
 
-def test_a_request_that_lies_unread_until_the_next_one_does_not_stop_a_notebook(tmp_path, monkeypatch):
+@pytest.mark.parametrize("forgotten", ["a cell", "the question after the last cell"])
+def test_a_request_that_lies_unread_until_the_next_one_does_not_stop_a_notebook(
+    tmp_path, monkeypatch, forgotten
+):
     """ipykernel 7 can leave a request in its socket until another message comes. Here the client holds
-    the second cell back in the same way; without further requests both sides would wait for ever."""
-    held, released = [], []
+    one request back in the same way; without further requests both sides would wait for ever."""
+    cells, held, released = [], [], []
+
+    def is_forgotten(message):
+        cells.extend(filter(None, [message["content"].get("code")]))
+        if forgotten == "a cell":
+            return message["content"].get("code") == "print(2)"
+        return cells[-1:] == ["print(3)"] and message["msg_type"] == "kernel_info_request"
 
     def forgetful(channel):
         send = channel.send
 
         def hold_one(message):
-            if message["content"].get("code") == "print(2)" and not released:
+            if is_forgotten(message) and not held and not released:
                 return held.append(message)
             send(message)
             while held:
