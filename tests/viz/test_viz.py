@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from base64 import b64decode
+from io import BytesIO
+from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,8 +13,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
+from PIL import Image
 
 from kdnb import viz
+from kdnb.viz import style
 
 pytestmark = pytest.mark.usefixtures("no_windows")
 
@@ -290,18 +295,50 @@ def test_gradient_ledger_says_0_where_nothing_flows():
     assert [label.get_text() for label in axes.get_yticklabels()] == list(LEDGER.index)
 
 
-def test_show_gives_the_caption_as_alternative_text(monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", lambda *what, **how: shown.append((what, how)))
+def shown(monkeypatch, caption, **options):
+    """What ``viz.show`` displays: its forms by kind, and their metadata."""
+    displayed = []
+    monkeypatch.setattr("IPython.display.display", lambda *what, **how: displayed.append((what, how)))
     axes = viz.curves({"a": ([0], [0])}, {"a": "teacher"}, x_label="x", y_label="y")
-    viz.show(axes.figure, "The loss falls from 3 to 1.")
-    ((picture,), _), ((words,), how) = shown
-    data, metadata = picture._repr_mimebundle_()
-    assert list(data) == ["image/png"]
-    assert metadata["image/png"]["alt"] == "The loss falls from 3 to 1."
-    assert words == {"text/plain": "Figure: The loss falls from 3 to 1."}
-    assert how == {"raw": True}
+    viz.show(axes.figure, caption, **options)
     assert not plt.get_fignums()
+    (((forms,), how),) = displayed
+    assert how.pop("raw")
+    return forms, how["metadata"]
+
+
+def test_show_gives_the_caption_as_alternative_text(monkeypatch):
+    forms, metadata = shown(monkeypatch, 'The loss "falls" from 3 to <1.')
+    assert forms["text/plain"] == 'Figure: The loss "falls" from 3 to <1.'
+    assert metadata["image/png"]["alt"] == 'The loss "falls" from 3 to <1.'
+    page = ElementTree.fromstring(forms["text/html"])
+    image, words = page
+    assert (page.tag, image.tag, words.tag) == ("figure", "img", "figcaption")
+    assert image.get("alt") == 'The loss "falls" from 3 to <1.'
+    assert words.text == forms["text/plain"]
+    assert image.get("src") == f"data:image/png;base64,{forms['image/png']}"
+
+
+@pytest.mark.parametrize("dpi", [100, 200])
+def test_a_fine_figure_has_the_same_size_on_the_page(monkeypatch, dpi):
+    forms, metadata = shown(monkeypatch, "A curve.", dpi=dpi)
+    picture = Image.open(BytesIO(b64decode(forms["image/png"])))
+    assert picture.width == pytest.approx(metadata["image/png"]["width"] * dpi / 100, abs=2)
+    assert (picture.mode == "P") == (dpi > 100)
+
+
+def test_a_palette_keeps_the_colours_of_a_figure(monkeypatch):
+    """A sequential map with its colour bar, pixel by pixel against the same figure in all colours."""
+    axes = style.styled(style.panels)(3, 3)[0, 0]
+    axes.figure.colorbar(axes.imshow(np.linspace(0, 1, 64).reshape(8, 8), cmap="cividis"))
+    whole = BytesIO()
+    axes.figure.savefig(whole, dpi=200)
+    displayed = []
+    monkeypatch.setattr("IPython.display.display", lambda forms, **_: displayed.append(forms))
+    viz.show(axes.figure, "A map.")
+    few = np.asarray(Image.open(BytesIO(b64decode(displayed[0]["image/png"]))).convert("RGB"), float)
+    difference = np.abs(few - np.asarray(Image.open(whole).convert("RGB"), float))
+    assert 0 < difference.mean() < 1
 
 
 def test_drawing_leaves_matplotlib_settings_alone():
