@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from numpy.typing import ArrayLike
 
 from kdnb.viz.style import COLOURS, MARKERS, SEQUENTIAL, panels, styled
@@ -275,7 +276,8 @@ def similarity_maps(
 def gradient_ledger(ledger: pd.DataFrame) -> Axes:
     """Draws which loss term teaches which network.
 
-    A cell is coloured by the decade of its gradient norm. A cell without a gradient stays white and shows 0.
+    Colours follow the logarithm of the gradient norm; the colour bar shows the norm itself, as the cells do.
+    A cell without a gradient stays white and shows 0.
 
     Args:
         ledger: Gradient norms with one row for each loss term and one column for each network.
@@ -287,16 +289,17 @@ def gradient_ledger(ledger: pd.DataFrame) -> Axes:
     grid = panels(2.2 + 1.15 * len(ledger.columns), height)
     axes, values = grid[0, 0], ledger.to_numpy(dtype=float)
     words = np.vectorize(lambda value: f"{value:.2g}" if value else "0")(values)
-    shown = ledger.where(ledger > 0)
-    decades = np.log10(shown.to_numpy(dtype=float, na_value=np.nan))
+    norms = values[values > 0] if (values > 0).any() else np.ones(1)
     sns.heatmap(
-        pd.DataFrame(decades, ledger.index, ledger.columns),
+        ledger.astype(float),
+        mask=values <= 0,
+        norm=LogNorm(norms.min() / 1.2, norms.max() * 1.2),  # a range also where there is one norm only
         annot=words,
         fmt="",
         ax=axes,
         cmap=SEQUENTIAL,
         linewidths=1,
-        cbar_kws={"label": "log10 of the norm"},
+        cbar_kws={"label": "gradient norm"},
         annot_kws={"fontsize": 10},
     )
     for (row, column), value in np.ndenumerate(values):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.colors import LogNorm, to_hex
 from matplotlib.text import Text
 from PIL import Image
 
@@ -290,7 +290,9 @@ def test_gradient_ledger_says_0_where_nothing_flows():
     assert words == {(0, 0): "0.5", (0, 1): "0", (1, 0): "1.2e+02", (1, 1): "0.0002"}
     (mesh,) = axes.collections
     shown = np.ma.masked_invalid(mesh.get_array()).reshape(2, 2)
-    np.testing.assert_allclose(shown.compressed(), np.log10([0.5, 123.0, 2e-4]))
+    np.testing.assert_allclose(shown.compressed(), [0.5, 123.0, 2e-4])
+    assert isinstance(mesh.norm, LogNorm)
+    assert axes.figure.axes[1].get_ylabel() == "gradient norm"
     assert np.ma.getmaskarray(shown).tolist() == [[False, True], [False, False]]
     assert [label.get_text() for label in axes.get_yticklabels()] == list(LEDGER.index)
 
