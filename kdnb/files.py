@@ -1,10 +1,40 @@
 """Writes files atomically: a file is written completely or not at all."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 from kdnb.errors import InputError
+
+FILES = "KDNB_FILES"  # in a notebook's environment: the folder for what the execution leaves beside it
+
+
+def files_folder() -> Path | None:
+    """The folder for the files of an execution by ``kdnb run``, or None in a notebook that someone reads."""
+    folder = os.environ.get(FILES)
+    return Path(folder) if folder else None
+
+
+def new_folder(path: Path) -> Path:
+    """Makes an empty folder. What was there before is deleted.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The same path.
+
+    Raises:
+        InputError: If the folder cannot be made or emptied.
+    """
+    try:
+        if path.exists():
+            shutil.rmtree(path)
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"Could not make the folder {path}: {error.strerror or error}.") from error
+    return path
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

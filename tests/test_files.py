@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdnb.errors import InputError
-from kdnb.files import write_whole
+from kdnb.files import new_folder, write_whole
 
 
 @pytest.mark.parametrize("content", [b"\x00\xff bytes", "words, é and ✓\n", b"", ""])
@@ -87,3 +87,16 @@ def test_a_place_that_cannot_be_written(tmp_path, name):
         write_whole(tmp_path / name, "new")
     assert {entry.name for entry in tmp_path.iterdir()} == {"file", "folder"}
     assert (tmp_path / "file").read_text() == "a file where a folder is needed"
+
+
+def test_a_new_folder_is_empty(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "old").touch()
+    assert new_folder(tmp_path / "a") == tmp_path / "a"
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(InputError, match=r"Could not make the folder .*a: Not a directory"):
+        new_folder(tmp_path / "a")

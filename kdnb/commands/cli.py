@@ -255,11 +255,21 @@ def doctor() -> None:
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def lab(arguments: tuple[str, ...]) -> None:
-    """Open JupyterLab on the notebooks. ARGUMENTS are passed on to JupyterLab."""
-    from kdnb.paths import course_folder
+    """Open JupyterLab on the first notebook. ARGUMENTS are passed on to JupyterLab."""
+    from kdnb.headless.notebooks import course_notebooks
 
-    folder = str(course_folder("notebooks"))
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", folder, *arguments])
+    first = course_notebooks()[0]
+    arguments = (f"--LabApp.default_url=/lab/tree/{first.name}", *arguments)
+    if hasattr(os, "geteuid") and os.geteuid() == 0 and "--allow-root" not in arguments:
+        click.echo(
+            "You are root, as is usual in a container, and JupyterLab is started with --allow-root. Whoever "
+            "has its address and token can do everything here.",
+            err=True,
+        )
+        arguments = ("--allow-root", *arguments)
+    click.echo("JupyterLab prints its address below. Open it if no browser opens; Ctrl-C ends it.", err=True)
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(first.parent), *arguments])
 
 
 main.add_command(train)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from kdnb.commands.workers import connected
 from kdnb.errors import InputError
-from kdnb.files import write_whole
+from kdnb.files import new_folder, write_whole
 from kdnb.headless import Failure, Outcome, RunOptions, headline_text, keep, kept, read_summary
 from kdnb.headless.display import failure_text, table
 from kdnb.headless.grids import folder_name, results_text
@@ -193,9 +193,9 @@ def _outcomes(executions: list[Execution], workers: Workers) -> Iterator[tuple[E
         wanted = facts() if workers.cluster else None
         with closing(_ended(waiting, client, wanted)) as ended:
             for execution, future in ended:
-                outcome, executed = _result(future, execution)
+                outcome, executed, files = _result(future, execution)
                 if executed is not None:
-                    _write_notebook(execution, executed)
+                    _write_notebook(execution, executed, files)
                 keep(execution.notebook, outcome, execution.options, records[execution.options.out])
                 yield execution, outcome
 
@@ -249,7 +249,7 @@ def execute(
     parameters: dict[str, object],
     folder: Path,
     wanted: Mapping[str, str] | None,
-) -> tuple[Outcome, str | None] | None:
+) -> tuple[Outcome, str | None, dict[str, bytes]] | None:
     """Executes a notebook in a Dask worker, by the same program as ``kdnb run`` without a grid.
 
     Neither the output folder nor the notebook's own file need be seen by the worker. A worker that is killed
@@ -267,7 +267,8 @@ def execute(
         wanted: The versions that the worker must have; None if it is a process of the same machine.
 
     Returns:
-        The outcome and the content of the executed notebook, if there is one. None if the task was cancelled.
+        The outcome, the content of the executed notebook, if there is one, and the files that its code left,
+        by name. None if the task was cancelled.
 
     Raises:
         InputError: If the worker has other versions.
@@ -286,13 +287,14 @@ def execute(
             for event in pool.work([replace(notebook, path=source / notebook.path.name)]):
                 if isinstance(event, Outcome):
                     executed = out / notebook.path.name
-                    return event, executed.read_text(encoding="utf-8") if executed.exists() else None
+                    files = {path.name: path.read_bytes() for path in out.glob("*_files/*")}
+                    return event, executed.read_text(encoding="utf-8") if executed.exists() else None, files
                 if cancelled():
                     return None
     raise AssertionError("a pool ends with an outcome")
 
 
-def _result(future: Future, execution: Execution) -> tuple[Outcome, str | None]:
+def _result(future: Future, execution: Execution) -> tuple[Outcome, str | None, dict[str, bytes]]:
     """What came of an execution. A task that broke is a failure like that of a notebook."""
     if future.status == "finished":
         return future.result()
@@ -303,12 +305,17 @@ def _result(future: Future, execution: Execution) -> tuple[Outcome, str | None]:
         )
     error = future.exception()
     failure = Failure(0, type(error).__name__, str(error), "")
-    return Outcome(execution.notebook.stem, "failed", 0.0, {}, failure), None
+    return Outcome(execution.notebook.stem, "failed", 0.0, {}, failure), None, {}
 
 
-def _write_notebook(execution: Execution, executed: str) -> None:
-    """Writes an executed notebook into the folder of its combination, and its page if that is wanted."""
+def _write_notebook(execution: Execution, executed: str, files: dict[str, bytes]) -> None:
+    """Writes an executed notebook into the folder of its combination, with the files that its code left, and
+    its page if that is wanted."""
     options, notebook = execution.options, execution.notebook
+    if files:
+        folder = new_folder(options.out / f"{notebook.stem}_files")
+        for name, content in files.items():
+            write_whole(folder / name, content)
     write_whole(options.out / notebook.path.name, executed)
     if options.html:
         from kdnb.headless.worker import render

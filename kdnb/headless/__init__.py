@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kdnb.errors import InputError
 from kdnb.files import write_whole
+from kdnb.headless.grids import results_text
 from kdnb.headless.notebooks import Notebook
 from kdnb.headless.worker_pool import Failure, Outcome, Progress, RunOptions, WorkerPool, cores
 
@@ -147,7 +148,7 @@ def kept(notebook: Notebook, options: RunOptions, records: dict[str, dict]) -> O
 
 
 def keep(notebook: Notebook, outcome: Outcome, options: RunOptions, records: dict[str, dict]) -> None:
-    """Records how a notebook ended, in OUT/summary.json too.
+    """Records how a notebook ended, in OUT/summary.json and as a row of OUT/results.csv too.
 
     Args:
         notebook: The notebook.
@@ -169,8 +170,14 @@ def keep(notebook: Notebook, outcome: Outcome, options: RunOptions, records: dic
         "headline": outcome.headline,
         "failure": asdict(outcome.failure) if outcome.failure else None,
     }
-    content = {"notebooks": dict(sorted(records.items()))}
+    records_in_order = dict(sorted(records.items()))
+    content = {"notebooks": records_in_order}
     write_whole(options.out / "summary.json", json.dumps(content, indent=1) + "\n")
+    outcomes = [
+        Outcome(name, record["status"], record["seconds"], record["headline"])
+        for name, record in records_in_order.items()
+    ]
+    write_whole(options.out / "results.csv", results_text([], [({}, one) for one in outcomes]))
 
 
 def read_summary(out: Path) -> dict[str, dict]:

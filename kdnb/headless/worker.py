@@ -9,13 +9,15 @@ standard input open. When the parent closes it, or dies, the program stops and s
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import nbformat
 from jupyter_client import AsyncKernelManager
@@ -25,7 +27,7 @@ from nbclient.exceptions import DeadKernelError
 from traitlets import default
 from traitlets.config import Config
 
-from kdnb.files import write_whole
+from kdnb.files import FILES, new_folder, write_whole
 from kdnb.headless import HEADLINE
 from kdnb.headless.keep_alive import KeepAlive
 
@@ -36,11 +38,24 @@ class ThisPython(AsyncKernelManager):
     """A manager of kernels that run in this very Python interpreter.
 
     It ignores any kernelspec called python3 that is installed in the user's home.
+
+    Attributes:
+        environment: Variables that the kernel's environment has beside those of this process.
     """
+
+    environment: Mapping[str, str] = MappingProxyType({})
 
     @default("kernel_spec_manager")
     def _no_installed_kernelspecs(self) -> KernelSpecManager:
         return KernelSpecManager(kernel_dirs=[])
+
+    async def start_kernel(self, **options: object) -> None:
+        """Starts the kernel.
+
+        Args:
+            options: As ``AsyncKernelManager.start_kernel`` takes them.
+        """
+        await super().start_kernel(env={**os.environ, **self.environment}, **options)
 
 
 def kernel_config(folder: Path, *, posix: bool = os.name == "posix") -> Config:
@@ -76,7 +91,8 @@ def execute(
     """Runs one notebook.
 
     During the run, ``out`` holds NAME.running.ipynb, which is saved after each cell. NAME.ipynb appears as a
-    whole at the end, whether the run failed or not.
+    whole at the end, whether the run failed or not. The folder NAME_files holds what the notebook's code
+    leaves: its figures as pictures, words and numbers, and its networks. There is none if it leaves nothing.
 
     Args:
         source: The notebook to run.
@@ -109,7 +125,7 @@ def execute(
         keep_alive.begin()
 
     failure = None
-    with kernel() as manager:
+    with _files(out / f"{source.stem}_files") as files, kernel({FILES: str(files.resolve())}) as manager:
         keep_alive = KeepAlive(manager)
         try:
             papermill.execute_notebook(
@@ -137,17 +153,34 @@ def execute(
 
 
 @contextmanager
-def kernel() -> Iterator[ThisPython]:
+def _files(path: Path) -> Iterator[Path]:
+    """An empty folder for what the notebook leaves. It goes if nothing is left, and if the run is stopped."""
+    folder = new_folder(path)
+    try:
+        yield folder
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+@contextmanager
+def kernel(environment: Mapping[str, str] = MappingProxyType({})) -> Iterator[ThisPython]:
     """Provides a kernel manager whose kernel, once started, does not outlive the block.
 
     The kernel is asked to shut down at the end of the block, or is killed at once if the block is
     interrupted. nbclient alone would leave a kernel behind that is interrupted while it starts.
+
+    Args:
+        environment: Variables for the kernel's environment, beside those of this process.
 
     Yields:
         The manager.
     """
     with tempfile.TemporaryDirectory(prefix="kdnb-", ignore_cleanup_errors=True) as folder:
         manager = ThisPython(kernel_name="python3", config=kernel_config(Path(folder)))
+        manager.environment = environment
         at_once = False
         try:
             yield manager

@@ -1,6 +1,6 @@
 """A ``Spec`` gives a ``Record``: train what it says, keep it, find it again, and compare many of them."""
 
-from kdnb.runs.checkpoints import Saved, load_network, save_network
+from kdnb.runs.checkpoints import Saved, leave_networks, load_network, save_network
 from kdnb.runs.options import method_options
 from kdnb.runs.presets import Plan, plan
 from kdnb.runs.records import Record, compared, read, table
@@ -15,6 +15,7 @@ __all__ = [
     "Spec",
     "compared",
     "fit_teacher",
+    "leave_networks",
     "load_network",
     "method_options",
     "plan",

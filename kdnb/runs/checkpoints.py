@@ -1,6 +1,8 @@
 """Networks and training states on disk: tensors as safetensors, everything else as JSON."""
 
 import json
+import re
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from kdnb import __version__
 from kdnb.datasets import Dataset
 from kdnb.errors import InputError
-from kdnb.files import write_whole
+from kdnb.files import files_folder, write_whole
 from kdnb.networks import DYNAMIC, NETWORKS, DepthNet, Network, build
 
 FORMAT = "1"
@@ -76,6 +78,35 @@ def save_network(net: nn.Module, name: str, data: Dataset, path: Path) -> str:
     content = _ordered(bytes_of(_on_cpu(net.state_dict()), metadata=about))
     write_whole(path, content)
     return sha256(content).hexdigest()
+
+
+def leave_networks(networks: Mapping[str, nn.Module], name: str, data: Dataset) -> list[Path]:
+    """Leaves the networks that a notebook has trained beside the executed notebook.
+
+    It writes only under ``kdnb run``, into the folder NAME_files. In a notebook that someone reads it does
+    nothing. ``load_network`` reads the files.
+
+    Args:
+        networks: The networks, by the names of their files. A character that not every file system takes
+            becomes a hyphen.
+
+        name: As ``build`` takes it.
+
+        data: What they were trained on.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        InputError: If a file cannot be written.
+    """
+    folder = files_folder()
+    if folder is None:
+        return []
+    files = {label: folder / f"{re.sub('[^A-Za-z0-9.]+', '-', label)}.safetensors" for label in networks}
+    for label, net in networks.items():
+        save_network(net, name, data, files[label])
+    return list(files.values())
 
 
 def load_network(path: str | Path, *, expected: str | None = None) -> Saved:

@@ -23,6 +23,7 @@ from kdnb.viz.figures import (
     soft_label_bars,
 )
 from kdnb.viz.judges import dots_by_row, flow_diagram, srrl_flow
+from kdnb.viz.leaving import drawn_numbers, leave
 from kdnb.viz.lessons import who_teaches_whom
 from kdnb.viz.links import expert_weights, merged_graph, returned_gradients
 from kdnb.viz.live import Progress
@@ -45,11 +46,13 @@ __all__ = [
     "depth_at_work",
     "diversity_steps",
     "dots_by_row",
+    "drawn_numbers",
     "effect_panels",
     "expert_weights",
     "flow_diagram",
     "gradient_ledger",
     "layer_heatmaps",
+    "leave",
     "ledger_staircase",
     "loss_planes",
     "map_overlays",

@@ -13,6 +13,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from kdnb.files import files_folder
+from kdnb.viz.leaving import leave
+
 Arguments = ParamSpec("Arguments")
 Drawn = TypeVar("Drawn")
 
@@ -96,7 +99,8 @@ def show(figure: Figure, caption: str, *, dpi: int = 200) -> None:
     The caption is also the alternative text of the image. It should say what can be seen and give the main
     numbers of the figure. It serves readers, screen readers, and the regression test, which cannot compare
     pictures. Browsers get HTML in which the image carries its alternative text; programs that read the
-    notebook find the PNG file and the caption beside it.
+    notebook find the PNG file and the caption beside it. Under ``kdnb run`` the figure is also left as files:
+    see ``kdnb.viz.leave``.
 
     Args:
         figure: The figure. It is closed afterwards.
@@ -108,11 +112,14 @@ def show(figure: Figure, caption: str, *, dpi: int = 200) -> None:
     """
     from IPython.display import display
 
-    image = b64encode(_png(figure, dpi)).decode()
+    content = _png(figure, dpi)
+    image = b64encode(content).decode()
     width = round(100 * figure.get_figwidth())
     words = escape(f"Figure: {caption}")
     img = f'<img src="data:image/png;base64,{image}" alt="{escape(caption)}" width="{width}"/>'
     html = f"<figure>{img}<figcaption>{words}</figcaption></figure>"
+    if folder := files_folder():
+        leave(figure, content, caption, folder)
     plt.close(figure)
     forms = {"image/png": image, "text/html": html, "text/plain": f"Figure: {caption}"}
     display(forms, metadata={"image/png": {"alt": caption, "width": width}}, raw=True)

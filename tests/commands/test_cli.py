@@ -115,10 +115,22 @@ def test_doctor_prints_remedies_and_fails_with_1(monkeypatch):
     assert kdnb("doctor").exit_code == 0
 
 
-def test_lab_opens_the_notebooks_and_passes_arguments_on(course, monkeypatch):
+@pytest.mark.parametrize(
+    ("user", "given", "passed"),
+    [
+        (1000, ["--port=8890"], ["--port=8890"]),
+        (0, ["--port=8890"], ["--allow-root", "--port=8890"]),
+        (0, ["--allow-root"], ["--allow-root"]),
+    ],
+)
+def test_lab_opens_the_first_notebook_and_passes_arguments_on(course, monkeypatch, user, given, passed):
     called = []
     monkeypatch.setattr("os.execv", lambda program, arguments: called.append((program, arguments)))
-    kdnb("lab", "--no-browser", "--port=8890")
-    notebooks = str(course / "notebooks")
-    arguments = [sys.executable, "-m", "jupyterlab", notebooks, "--no-browser", "--port=8890"]
-    assert called == [(sys.executable, arguments)]
+    monkeypatch.setattr("os.geteuid", lambda: user, raising=False)
+    told = kdnb("lab", *given).stderr
+    ((program, (again, module, lab, folder, *options)),) = called
+    assert program == again == sys.executable
+    assert (module, lab, folder) == ("-m", "jupyterlab", str(course / "notebooks"))
+    assert sorted(options) == sorted(["--LabApp.default_url=/lab/tree/00_start_here.ipynb", *passed])
+    assert "prints its address below" in told
+    assert ("You are root" in told) == (passed != given)

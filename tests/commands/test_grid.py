@@ -142,6 +142,8 @@ import os
 from kdnb.headless import headline
 print(preset, os.getcwd(), os.environ["OMP_NUM_THREADS"])
 headline(gain=2.5 * seed)
+from kdnb.files import files_folder
+(files_folder() / "left.bin").write_bytes(bytes([seed, 255]))
 """
 COMBINATIONS = ["seed=0", "seed=1"]
 
@@ -195,9 +197,11 @@ class TestExecuted:
     def test_every_combination_has_a_folder_of_its_own(self, executed):
         out = executed[0] / "executed"
         assert {path.name for path in out.iterdir()} == {"results.csv", *COMBINATIONS}
-        names = {"00_good.ipynb", "00_good.html", "01_odd.ipynb", "01_odd.html", "summary.json"}
+        pages = {"00_good.ipynb", "00_good.html", "01_odd.ipynb", "01_odd.html"}
+        names = pages | {"00_good_files", "summary.json", "results.csv"}
         assert all({path.name for path in (out / one).iterdir()} == names for one in COMBINATIONS)
         for number, one in enumerate(COMBINATIONS):
+            assert (out / one / "00_good_files/left.bin").read_bytes() == bytes([number, 255])
             notebook = json.loads((out / one / "00_good.ipynb").read_text())
             parameters = {"preset": "smoke", "seed": number}
             assert notebook["metadata"]["papermill"]["parameters"] == parameters

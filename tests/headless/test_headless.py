@@ -1,6 +1,7 @@
 """Running notebooks: parameters, failures, records, resuming, stopping."""
 
 import base64
+import csv
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from fake_course import make_notebook
 from waiting import PATIENCE, wait_until
 
 from kdnb.errors import InputError
+from kdnb.files import files_folder
 from kdnb.headless import Failure, Outcome, Progress, RunOptions, headline, headline_text, run, worker
 from kdnb.headless.display import Display, failure_text, table
 from kdnb.headless.notebooks import Parameter, parameter_values, read_notebook, select
@@ -197,6 +199,7 @@ print(preset, seed, os.getcwd(), sys.executable, get_connection_info(unpack=True
 """
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 HEADLINE = "from kdnb.headless import headline; headline(kd=55.25, gain=7)"
+LEAVE = "from kdnb.files import files_folder; (files_folder() / f'seed-{seed}.txt').write_text('left')"
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +212,7 @@ def executed(tmp_path_factory):
     argv = ["/nowhere/python", "-f", "{connection_file}"]
     spec.write_text(json.dumps({"argv": argv, "display_name": "-", "language": "python"}))
     notebooks = [
-        make_notebook(folder / "00_good.ipynb", SHOW, HEADLINE),
+        make_notebook(folder / "00_good.ipynb", SHOW, HEADLINE, LEAVE),
         make_notebook(folder / "01_bad.ipynb", "before = 1", "1 / 0", "after = 2"),
         make_notebook(folder / "02_dead.ipynb", "import os; os._exit(3)"),
     ]
@@ -275,7 +278,21 @@ class TestExecuted:
         names = {path.name for path in (executed[0] / "out").iterdir()}
         stems = ["00_good", "01_bad", "02_dead"]
         pages = {f"{stem}{suffix}" for stem in stems for suffix in (".ipynb", ".html")}
-        assert names == pages | {"summary.json"}
+        assert names == pages | {"summary.json", "results.csv", "00_good_files"}
+
+    def test_what_the_code_leaves_lies_beside_the_notebook(self, executed):
+        left = {path.name: path.read_text() for path in (executed[0] / "out/00_good_files").iterdir()}
+        assert left == {"seed-3.txt": "left"}
+        assert files_folder() is None, "the variable is the kernel's alone"
+
+    def test_the_table_of_results_has_a_row_for_every_notebook(self, executed):
+        with (executed[0] / "out/results.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        found = [(row["notebook"], row["status"], row["kd"], row["gain"]) for row in rows]
+        assert found == [
+            ("00_good", "ok", "55.25", "7.0"),
+            *((name, "failed", "", "") for name in ("01_bad", "02_dead")),
+        ]
 
     def test_no_path_of_this_machine_stays_in_the_metadata(self, executed):
         notebook = nbformat.read(executed[0] / "out/00_good.ipynb", as_version=4)
@@ -359,7 +376,7 @@ def test_a_stopped_run_keeps_what_is_done_and_leaves_no_process(tmp_path, way):
         wait_until(lambda: not any(alive(one) for one in family))
     assert [one for one in family if alive(one)] == []
     names = {path.name for path in (tmp_path / "executed").iterdir()}
-    assert names == {"00_quick.ipynb", "summary.json"}
+    assert names == {"00_quick.ipynb", "summary.json", "results.csv"}
     assert list(json.loads((tmp_path / "executed/summary.json").read_text())["notebooks"]) == ["00_quick"]
 
 
@@ -413,6 +430,15 @@ def test_a_request_that_lies_unread_until_the_next_one_does_not_stop_a_notebook(
     assert failure is None
     assert len(released) == 1
     assert printed(tmp_path / "out" / "some.ipynb").split() == ["1", "2", "3"]
+
+
+@pytest.mark.slow
+def test_files_of_an_earlier_execution_are_not_mixed_with_new_ones(tmp_path):
+    source = make_notebook(tmp_path / "00_a.ipynb", LEAVE)
+    for seed in (1, 2):
+        outcomes = outcomes_of([source], RunOptions(tmp_path / "out", {"seed": seed}))
+        assert outcomes["00_a"].status == "ok"
+    assert [path.name for path in (tmp_path / "out/00_a_files").iterdir()] == ["seed-2.txt"]
 
 
 def test_the_package_imports_no_notebook_machinery():

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from kdnb.datasets import Dataset, Part
 from kdnb.errors import InputError
+from kdnb.files import FILES
 from kdnb.method import frozen
 from kdnb.networks import DepthNet, build
 from kdnb.networks.depth import BATCH_NORM
 from kdnb.runs import checkpoints
-from kdnb.runs.checkpoints import load_network, load_state, save_network, save_state
+from kdnb.runs.checkpoints import leave_networks, load_network, load_state, save_network, save_state
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,13 @@ class TestNetwork:
             net.head.bias[0] += 1
         first = load_network(path).net
         assert save_network(net, "resnet8", data, path) != save_network(first, "resnet8", data, path)
+
+    def test_a_headless_notebook_leaves_its_networks(self, net, data, tmp_path, monkeypatch):
+        assert leave_networks({"KD": net}, "resnet8", data) == []
+        monkeypatch.setenv(FILES, str(tmp_path / "files"))
+        (written,) = leave_networks({"KD, T = 4": net}, "resnet8", data)
+        assert written == tmp_path / "files" / "KD-T-4.safetensors"
+        assert_same(load_network(written).net.state_dict(), net.state_dict())
 
     def test_layout_and_freezing_leave_no_trace(self, net, data, file, tmp_path):
         other = frozen(build("resnet8", classes=3))
