@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdnb.exercises.lesson import Exercise, Mutant
-from kdnb.exercises.probes import normal, tensor_from, value_and_gradients
+from kdnb.exercises.probes import normal, value_and_gradients
 from kdnb.methods import semckd
 
 
@@ -49,19 +49,31 @@ def over_teacher_layers(energies: Tensor) -> Tensor:
 
 
 def _probe_similarity(function) -> list[Tensor]:
-    return value_and_gradients(function, normal(0, 4, 3, 2, 2))
+    small, other = normal(0, 4, 3, 2, 2), normal(6, 3, 2, 1, 4)
+    return value_and_gradients(function, small) + value_and_gradients(function, other)
 
 
 def _probe_association(function) -> list[Tensor]:
-    return value_and_gradients(function, normal(1, 2, 4, 5, std=2), normal(2, 3, 4, 5, std=2))
+    small = normal(1, 2, 4, 5, std=2), normal(2, 3, 4, 5, std=2)
+    other = normal(7, 3, 2, 4), normal(8, 2, 2, 4)
+    return value_and_gradients(function, *small) + value_and_gradients(function, *other)
 
 
 def _probe_loss(function) -> list[Tensor]:
-    return value_and_gradients(function, normal(3, 4, 2, 3).square(), normal(4, 4, 2, 3).softmax(2))
+    """The weights come from a softmax, as in the method. So only what is left of their gradient behind it
+    counts, and dividing by the sum of the weights is as good as not doing it."""
+
+    def of_energies(distances: Tensor, energies: Tensor) -> object:
+        return function(distances, energies.softmax(2))
+
+    small = normal(3, 4, 2, 3).square(), normal(4, 4, 2, 3)
+    other = normal(9, 3, 1, 4).square(), normal(10, 3, 1, 4)
+    return value_and_gradients(of_energies, *small) + value_and_gradients(of_energies, *other)
 
 
 def _probe_axis(function) -> list[Tensor]:
-    return [tensor_from(function(normal(5, 4, 3, 3)))]
+    square, oblong = normal(5, 4, 3, 3), normal(11, 5, 2, 4)
+    return value_and_gradients(function, square) + value_and_gradients(function, oblong)
 
 
 def _energies(queries: Tensor, keys: Tensor) -> Tensor:
@@ -153,6 +165,17 @@ EXERCISES = {
                 "that is the attention of a Transformer; SemCKD uses unit vectors instead of the factor 1 /"
                 " sqrt(D).",
             ),
+            Mutant(
+                "keys detached",
+                lambda queries, keys: association(queries, keys.detach()),
+                "the values are right, but no gradient reaches the keys. The teacher is fixed; the MLPs that "
+                "make keys from its layers must learn.",
+            ),
+            Mutant(
+                "queries detached",
+                lambda queries, keys: association(queries.detach(), keys),
+                "the values are right, but no gradient reaches the queries, so their MLPs would not learn.",
+            ),
         ),
         advice=(
             "normalise over D, compute torch.einsum('sbd,mbd->bsm', queries, keys), and take the softmax "
@@ -212,6 +235,12 @@ EXERCISES = {
                 lambda energies: energies.flatten(1).softmax(1).unflatten(1, energies.shape[1:]),
                 "now the student layers compete as well, and a row sums to a third on average; take one "
                 "softmax for each row.",
+            ),
+            Mutant(
+                "detached",
+                lambda energies: over_teacher_layers(energies.detach()),
+                "the rows sum to 1 now, but no gradient reaches the energies, so the choice would never be "
+                "learned.",
             ),
         ),
         advice="each row energies[n, i] must become weights that sum to 1, in the same order.",

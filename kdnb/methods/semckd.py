@@ -19,6 +19,9 @@ from kdnb.methods.families.distillation import Distillation, require_stages
 from kdnb.networks import Network
 
 VARIANTS = ("learned", "uniform", "fixed", "shuffled")
+SIMILARITIES = ("raw", "ranked")
+DISTANCES = ("absolute", "relative")
+TINY = 1e-12  # in place of a scale of 0
 
 
 class SemCKD(Distillation):
@@ -41,7 +44,17 @@ class SemCKD(Distillation):
             M, ``"fixed"`` pairs each student layer with the teacher layer at the same relative depth, and
             ``"shuffled"`` gives every image the learned weights of another image in the batch.
 
+        similarity: How the attention is told what a layer sees in a batch. ``"raw"`` is the paper's
+            similarity. ``"ranked"`` is ours: ``ranked_similarity``, in which the order of the images does
+            not matter. It has no effect where the weights are constant.
+
+        distance: What the weights are multiplied with. ``"absolute"`` is the paper's distance, which is
+            larger for layers with larger numbers. ``"relative"`` is ours: every pair's distances are divided
+            by their mean over the batch, through which no gradient flows. All pairs then cost the same on
+            average, and the attention learns only which images are easier than usual for a pair.
+
         cross_layer_weight: Weight of the cross-layer term. The authors have 400 on CIFAR and 50 on ImageNet.
+            Relative distances are 1 on average, so they need a smaller weight.
 
         label_weight: Weight of the cross entropy.
 
@@ -50,17 +63,17 @@ class SemCKD(Distillation):
         temperature: Temperature of the KD term.
 
     Raises:
-        InputError: If a network does not show its stages, if the variant is unknown, if ``batch_size`` is
-            below 4, if a weight is negative, if the temperature is not above 0, or if the numbers of classes
-            differ. In training, if a batch has another size.
+        InputError: If a network does not show its stages, if the variant, the similarity or the distance is
+            unknown, if ``batch_size`` is below 4, if a weight is negative, if the temperature is not above
+            0, or if the numbers of classes differ. In training, if a batch has another size.
 
     Source:
         Chen et al., 2021; the fact sheet, section SemCKD, steps 1 to 5.
 
     Differs:
         A projector exists only for pairs that can have a weight above 0, which are S pairs for ``"fixed"``.
-        The distances, and through them the learned weights, depend on the scale of the teacher's maps;
-        notebook 04 shows it.
+        With absolute distances, as in the paper, the learned weights depend on the scale of the teacher's
+        maps. Ranked similarities and relative distances are ours; notebook 04 shows what they change.
     """
 
     fixed_batch = True
@@ -72,6 +85,8 @@ class SemCKD(Distillation):
         batch_size: int = 64,
         *,
         variant: str = "learned",
+        similarity: str = "raw",
+        distance: str = "absolute",
         cross_layer_weight: float = 400.0,
         label_weight: float = 1.0,
         soft_weight: float = 1.0,
@@ -86,9 +101,11 @@ class SemCKD(Distillation):
             raise InputError(f"SemCKD compares the images of a batch: at least 4, found {batch_size}.")
         self.batch_size, self.cross_layer_weight = batch_size, cross_layer_weight
         self.variant = require_choice("variant", variant, VARIANTS)
+        self.similarity = require_choice("similarity", similarity, SIMILARITIES)
+        self.distance = require_choice("distance", distance, DISTANCES)
         layers = len(student.channels), len(teacher.channels)
         if variant in ("learned", "shuffled"):
-            self.attention = LayerAttention(*layers, batch_size)
+            self.attention = LayerAttention(*layers, batch_size, similarity=similarity)
         else:
             self.register_buffer("weights", _constant_weights(variant, *layers))
         self.projectors = nn.ModuleDict()
@@ -157,7 +174,7 @@ class SemCKD(Distillation):
         return self.weights.expand(len(student_maps[0]), -1, -1)
 
     def _distances(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-        """Returns the mean squared difference of every projected pair for every image, (B, S, M).
+        """Returns the distance of every projected pair for every image, (B, S, M).
 
         Pairs without a projector have 0.
         """
@@ -173,7 +190,10 @@ class SemCKD(Distillation):
                 projected = self.projectors[f"{i}_{j}"](student.at(i, size))
                 difference = at_least_float32(projected) - teacher.at(j, size)
                 found.append(difference.square().mean((1, 2, 3)))
-        return torch.stack(found, 1).unflatten(1, (len(student_maps), len(teacher_maps)))
+        distances = torch.stack(found, 1).unflatten(1, (len(student_maps), len(teacher_maps)))
+        if self.distance == "relative":
+            distances = distances / distances.detach().mean(0).clamp(min=TINY)
+        return distances
 
 
 class LayerAttention(nn.Module):
@@ -190,10 +210,15 @@ class LayerAttention(nn.Module):
         teacher_layers: M.
 
         batch_size: B.
+
+        similarity: ``"raw"``, or ``"ranked"`` to read the rows of ``ranked_similarity``.
     """
 
-    def __init__(self, student_layers: int, teacher_layers: int, batch_size: int) -> None:
+    def __init__(
+        self, student_layers: int, teacher_layers: int, batch_size: int, *, similarity: str = "raw"
+    ) -> None:
         super().__init__()
+        self.similarity = similarity
         self.queries = StackedMLP(student_layers, batch_size)
         self.keys = StackedMLP(teacher_layers, batch_size)
 
@@ -209,9 +234,13 @@ class LayerAttention(nn.Module):
             Weights (B, S, M). Each row sums to 1.
         """
         with torch.autocast(student_maps[0].device.type, enabled=False):
-            queries = self.queries(batch_similarity(student_maps))  # (S, B, D)
-            keys = self.keys(batch_similarity(teacher_maps))  # (M, B, D)
+            queries = self.queries(self._described(student_maps))  # (S, B, D)
+            keys = self.keys(self._described(teacher_maps))  # (M, B, D)
             return torch.einsum("sbd,mbd->bsm", queries, keys).softmax(2)
+
+    def _described(self, maps: Sequence[Tensor]) -> Tensor:
+        similarity = batch_similarity(maps)
+        return ranked_similarity(similarity) if self.similarity == "ranked" else similarity
 
 
 class StackedMLP(nn.Module):
@@ -280,6 +309,33 @@ def batch_similarity(maps: Sequence[Tensor]) -> Tensor:
     """
     rows = [at_least_float32(map).permute(0, 2, 3, 1).flatten(1) for map in maps]  # no copy: NHWC
     return torch.stack([row @ row.T for row in rows])
+
+
+def ranked_similarity(similarity: Tensor) -> Tensor:
+    """Similarities whose rows do not depend on the order of the images.
+
+    Every matrix is centred, so that each row and each column has the mean 0, and divided by the mean of its
+    diagonal, so that the scale of a layer drops out. Then each row is sorted, the largest value first. Entry
+    k of a row is the similarity to the image that is the k-th most similar, wherever it lies in the batch.
+
+    Args:
+        similarity: As ``batch_similarity`` returns it, (L, B, B).
+
+    Returns:
+        The rows, (L, B, B).
+
+    Source:
+        Ours. The centring is that of linear CKA.
+
+    Example:
+        >>> import torch
+        >>> ranked_similarity(torch.tensor([[[2.0, 0.0], [0.0, 2.0]]])).tolist()
+        [[[1.0, -1.0], [1.0, -1.0]]]
+    """
+    columns, rows, whole = (similarity.mean(axes, keepdim=True) for axes in (1, 2, (1, 2)))
+    centred = similarity - columns - rows + whole
+    scale = centred.diagonal(dim1=1, dim2=2).mean(1).clamp(min=TINY)
+    return (centred / scale[:, None, None]).sort(2, descending=True).values
 
 
 def cross_layer_loss(distances: Tensor, weights: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ finished figure together with its caption.
 
 from kdnb.viz.association import (
     association_by_class,
-    association_heatmaps,
+    association_by_class_over_steps,
     association_of_picture,
-    association_over_epochs,
-    row_entropy,
+    association_over_steps,
+    entropy_over_steps,
 )
 from kdnb.viz.depths import accuracy_against_costs, depth_at_work, ledger_staircase
 from kdnb.viz.figures import (
@@ -38,9 +38,9 @@ __all__ = [
     "Progress",
     "accuracy_against_costs",
     "association_by_class",
-    "association_heatmaps",
+    "association_by_class_over_steps",
     "association_of_picture",
-    "association_over_epochs",
+    "association_over_steps",
     "class_matrices",
     "curves",
     "depth_at_work",
@@ -48,6 +48,7 @@ __all__ = [
     "dots_by_row",
     "drawn_numbers",
     "effect_panels",
+    "entropy_over_steps",
     "expert_weights",
     "flow_diagram",
     "gradient_ledger",
@@ -62,7 +63,6 @@ __all__ = [
     "paired_runs",
     "picture_grid",
     "returned_gradients",
-    "row_entropy",
     "score_strips",
     "shift_maps",
     "show",

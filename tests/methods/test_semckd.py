@@ -9,7 +9,7 @@ from torch import Tensor
 from kdnb.analysis import association_bounds
 from kdnb.errors import InputError
 from kdnb.methods import SemCKD
-from kdnb.methods.semckd import VARIANTS, cross_layer_loss
+from kdnb.methods.semckd import VARIANTS, batch_similarity, cross_layer_loss, ranked_similarity
 from kdnb.networks import Network, build
 from kdnb.testing import contract
 from kdnb.train import train
@@ -236,8 +236,51 @@ def test_permuting_the_batch_changes_the_association(batch):
     assert not torch.allclose(method.association(images[order]), method.association(images)[order], atol=1e-4)
 
 
-def test_constant_images_give_finite_terms():
-    method = make()
+OURS = {"similarity": "ranked", "distance": "relative"}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_our_options_keep_the_contract(variant, batch):
+    assert len(contract(make(variant, **OURS), *batch)) == 10
+
+
+def test_with_ranked_similarities_the_association_moves_along_with_its_image(batch):
+    images, order = batch[0], torch.randperm(8, generator=torch.Generator().manual_seed(0))
+    method = make(similarity="ranked").double()
+    before, after = (method.association(shown.double()) for shown in (images, images[order]))
+    torch.testing.assert_close(after, before[order])
+    assert before.std(0).min() > 0
+
+
+def test_ranked_similarities_forget_the_scale_of_a_layer_and_what_all_images_share():
+    maps = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ranked = ranked_similarity(batch_similarity([maps, 5 * maps + 7]))
+    torch.testing.assert_close(ranked[0], ranked[1])
+    torch.testing.assert_close(ranked.sum(2), torch.zeros(2, 8, dtype=torch.float64))
+    assert (ranked.diff(dim=2) <= 0).all()
+    assert ranked[0, :, 0].mean().item() == pytest.approx(1)  # of these images each is most like itself
+
+
+def test_relative_distances_are_1_on_average_for_every_pair(batch):
+    absolute, relative = make(), make(distance="relative")
+    relative.load_state_dict(absolute.state_dict())
+    student, teacher = absolute.features(batch[0])
+    plain, scaled = (method._distances(student.maps, teacher.maps) for method in (absolute, relative))
+    torch.testing.assert_close(scaled.mean(0), torch.ones(3, 3))
+    torch.testing.assert_close(scaled * plain.mean(0), plain)
+    (slope,) = torch.autograd.grad(scaled.sum(), student.maps[2])
+    assert slope.abs().sum() > 0  # the mean is a constant, else the sum could not change
+
+
+def test_relative_distances_of_unused_pairs_are_0(batch):
+    method = make("fixed", distance="relative")
+    student, teacher = method.features(batch[0])
+    torch.testing.assert_close(method._distances(student.maps, teacher.maps).mean(0), torch.eye(3))
+
+
+@pytest.mark.parametrize("options", [{}, OURS])
+def test_constant_images_give_finite_terms(options):
+    method = make(**options)
     terms = method.losses(torch.zeros(8, 3, 16, 16), torch.arange(8), 0.0)
     sum(terms.values()).backward()
     assert all(p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
@@ -251,6 +294,10 @@ def test_weights_are_not_broadcast():
 def test_bad_settings_are_refused():
     with pytest.raises(InputError, match="'learned'"):
         make("lerned")
+    with pytest.raises(InputError, match="similarity"):
+        make(similarity="rank")
+    with pytest.raises(InputError, match="distance"):
+        make(distance="relativ")
     with pytest.raises(InputError, match="at least 4, found 2"):
         SemCKD(build("resnet8", classes=10), build("resnet8", classes=10), 2)
     with pytest.raises(InputError, match="cross_layer_weight"):

@@ -74,16 +74,6 @@ def test_class_matrices_share_one_scale_symmetric_about_0():
     assert grid[0].figure.axes[-1].get_ylabel() == "correlation"
 
 
-def test_association_heatmaps_have_the_scale_of_the_bounds():
-    mean, std = viz.association_heatmaps(WEIGHTS, WEIGHTS / 10, low=0.06, high=0.80)
-    assert mean.collections[0].get_clim() == (0.06, 0.80)
-    assert std.collections[0].get_clim() == pytest.approx((0, 0.37))
-    assert words(mean) == ["0.50", "0.30", "0.20", "0.20", "0.25", "0.55"]
-    np.testing.assert_allclose(shown(std).ravel(), WEIGHTS.ravel() / 10)
-    assert [label.get_text() for label in mean.get_yticklabels()] == ["student 1", "student 2"]
-    assert [label.get_text() for label in mean.get_xticklabels()] == ["teacher 1", "teacher 2", "teacher 3"]
-
-
 def test_association_by_class_has_a_panel_a_student_layer():
     means = np.stack([WEIGHTS, WEIGHTS[::-1], WEIGHTS, WEIGHTS])  # (K, S, M)
     names = ["cat", "dog", "owl", "fox"]
@@ -106,38 +96,63 @@ def test_association_of_picture_shows_the_picture_and_both_tables():
     assert own.collections[0].get_clim() == mean.collections[0].get_clim() == (0.06, 0.8)
 
 
-def test_association_over_epochs_has_a_line_a_teacher_layer():
-    weights = np.stack([np.full((2, 3), 1 / 3), WEIGHTS])  # (E, S, M)
-    grid = viz.association_over_epochs([1, 5], weights)
-    assert len(grid) == 2
-    for layer, axes in enumerate(grid):
-        *lines, uniform = axes.lines
-        assert list(uniform.get_ydata()) == pytest.approx([1 / 3, 1 / 3])
-        for teacher, line in enumerate(lines):
-            assert list(line.get_xdata()) == [1, 5]
-            assert list(line.get_ydata()) == weights[:, layer, teacher].tolist()
-        assert len({line.get_marker() for line in lines}) == 3
-        assert len({tuple(line.get_color()) for line in lines}) == 3
-    legend = [text.get_text() for text in grid[-1].get_legend().get_texts()]
-    assert legend == ["teacher 1", "teacher 2", "teacher 3", "uniform"]
+STEPS = [0, 1, 64]
+BOUNDS = {"low": 0.06, "high": 0.8}
 
 
-def test_row_entropy_runs_from_0_to_1_and_marks_its_ends():
-    entropies = np.random.default_rng(0).uniform(0.7, 1, (50, 3))
-    axes = viz.row_entropy(entropies, lowest=0.606)
-    low, high = axes.get_xlim()
-    assert low == 0
-    assert 1 <= high < 1.1
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["student 1", "student 2", "student 3"]
-    assert words(axes) == ["uniform", "most decided"]
-    marks = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1]
-    assert {1.0, 0.606} <= set(marks)
-    assert words(viz.row_entropy(entropies)) == ["uniform"]
-    reach = [
-        (body.get_paths()[0].vertices[:, 0].min(), body.get_paths()[0].vertices[:, 0].max())
-        for body in axes.collections
-    ]
-    np.testing.assert_allclose(reach, list(zip(entropies.min(0), entropies.max(0), strict=True)))
+def ticks_from_0(axes) -> bool:
+    return axes.get_xscale() == "symlog" and axes.get_xlim()[0] == 0 and axes.get_xlabel() == "training step"
+
+
+def test_association_over_steps_has_a_row_a_run_a_panel_a_student_layer_and_a_line_a_teacher_layer():
+    images = np.stack([WEIGHTS, WEIGHTS[:, ::-1]])  # (N, S, M)
+    weights = np.stack([images, images, images[:1].repeat(2, 0)])  # (E, N, S, M)
+    grid = viz.association_over_steps(STEPS, {"published": weights, "ours": weights[::-1]}, **BOUNDS)
+    assert grid.shape == (2, 2)
+    assert [axes.get_ylabel() for axes in grid[:, 0]] == ["published\nweight", "ours\nweight"]
+    for row, shown in zip(grid, (weights, weights[::-1]), strict=True):
+        for layer, axes in enumerate(row):
+            lines = [line for line in axes.lines if len(line.get_xdata()) == len(STEPS)]
+            for teacher, line in enumerate(lines):
+                np.testing.assert_allclose(line.get_ydata(), shown[:, :, layer, teacher].mean(1))
+            assert len({line.get_marker() for line in lines}) == len(lines) == len(axes.collections) == 3
+            assert [line.get_ydata()[0] for line in axes.lines[-3:]] == pytest.approx([0.06, 1 / 3, 0.8])
+    ends = grid[0, 0].collections[0].get_paths()[0].vertices
+    assert ends[ends[:, 0] == 0][:, 1].min() == pytest.approx(0.23)  # a tenth of the way from 0.2 to 0.5
+    assert ends[ends[:, 0] == 64][:, 1].min() == pytest.approx(0.5)  # both images alike: no band
+    assert all(ticks_from_0(axes) for axes in grid[-1])
+    legend = [text.get_text() for text in grid[0, 0].figure.legends[0].get_texts()]
+    assert legend == ["teacher 1", "teacher 2", "teacher 3"]
+    assert words(grid[0, -1]) == ["lowest", "uniform", "highest"]
+
+
+def test_association_by_class_over_steps_has_a_panel_a_pair_and_a_line_a_class():
+    means = np.random.default_rng(0).uniform(0.1, 0.7, (3, 4, 2, 3))  # (E, K, S, M)
+    grid = viz.association_by_class_over_steps(STEPS, means, **BOUNDS)
+    assert grid.shape == (2, 3)
+    for (student, teacher), axes in np.ndenumerate(grid):
+        lines = [line.get_ydata() for line in axes.lines if len(line.get_xdata()) == len(STEPS)]
+        np.testing.assert_allclose(np.transpose(lines), means[:, :, student, teacher])
+    assert [axes.get_title() for axes in grid[0]] == ["teacher 1", "teacher 2", "teacher 3"]
+    assert [axes.get_ylabel() for axes in grid[:, 0]] == ["student 1\nweight", "student 2\nweight"]
+    assert all(ticks_from_0(axes) for axes in grid[-1])
+
+
+def test_entropy_over_steps_has_a_panel_a_run_and_marks_both_ends():
+    entropies = np.array([[0.95, 0.9], [0.8, 0.85], [0.61, 0.62]])  # (E, S)
+    grid = viz.entropy_over_steps(STEPS, {"published": entropies, "ours": entropies[::-1]}, lowest=0.606)
+    assert [axes.get_title() for axes in grid] == ["published", "ours"]
+    for axes, shown in zip(grid, (entropies, entropies[::-1]), strict=True):
+        *lines, uniform, lowest = axes.lines
+        np.testing.assert_allclose(np.transpose([line.get_ydata() for line in lines]), shown)
+        assert len({line.get_linestyle() for line in lines}) == 2
+        assert (uniform.get_ydata()[0], lowest.get_ydata()[0]) == (1.0, 0.606)
+        assert axes.get_ylim()[0] < 0.606
+        assert axes.get_ylim()[1] > 1
+        assert ticks_from_0(axes)
+    legend = [text.get_text() for text in grid[0].figure.legends[0].get_texts()]
+    assert legend == ["student 1", "student 2"]
+    assert words(grid[-1]) == ["uniform", "lowest"]
 
 
 def two_points_on(losses, **options):

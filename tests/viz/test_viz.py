@@ -154,12 +154,16 @@ def draw_tables(kind) -> dict:
         "class_matrices": viz.class_matrices(
             {"a": kind(square), "b": kind(square)}, NAMES, label="correlation", families=[0, 1, 0]
         ),
-        "association_heatmaps": viz.association_heatmaps(kind(weights), kind(weights), **bounds),
+        "association_by_class_over_steps": viz.association_by_class_over_steps(
+            kind([0, 1]), kind([[weights] * 3] * 2), **bounds
+        ),
         "association_by_class": viz.association_by_class(kind([weights] * 3), NAMES, **bounds),
         "association_of_picture": viz.association_of_picture(
             kind(RANDOM.random((8, 8, 3)).tolist()), kind(weights), kind(weights), **bounds
         ),
-        "association_over_epochs": viz.association_over_epochs(kind([1, 2, 3]), kind([weights] * 3)),
+        "association_over_steps": viz.association_over_steps(
+            kind([0, 1]), {"published": kind([[weights] * 3] * 2)}, **bounds
+        ),
         "loss_planes": viz.loss_planes(
             {"one": kind(square)},
             kind([0.0, 1.0, 2.0]),
@@ -173,7 +177,9 @@ def draw_tables(kind) -> dict:
             kind([square]), kind([square]), kind([square]), own=kind([square])
         ),
         "paired_effects": viz.paired_effects({"a": kind([1.0, -1.0, 3.0])}, x_label="points"),
-        "row_entropy": viz.row_entropy(kind([[0.9, 0.8], [0.7, 0.95], [0.8, 0.9]]), lowest=0.6),
+        "entropy_over_steps": viz.entropy_over_steps(
+            kind([0, 1]), {"published": kind([[0.9, 0.8], [0.7, 0.95]])}, lowest=0.6
+        ),
     }
 
 
