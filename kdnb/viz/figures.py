@@ -275,7 +275,8 @@ def similarity_maps(
 def gradient_ledger(ledger: pd.DataFrame) -> Axes:
     """Draws which loss term teaches which network.
 
-    A cell is coloured by the decade of its gradient norm. A cell without a gradient stays white and shows 0.
+    A cell is coloured by the logarithm of its gradient norm, on a scale of whole decades, so that nearly
+    equal norms have nearly equal colours. A cell without a gradient stays white and shows 0.
 
     Args:
         ledger: Gradient norms with one row for each loss term and one column for each network.
@@ -289,12 +290,16 @@ def gradient_ledger(ledger: pd.DataFrame) -> Axes:
     words = np.vectorize(lambda value: f"{value:.2g}" if value else "0")(values)
     shown = ledger.where(ledger > 0)
     decades = np.log10(shown.to_numpy(dtype=float, na_value=np.nan))
+    low = np.floor(np.nanmin(decades))
+    high = max(np.ceil(np.nanmax(decades)), low + 1)
     sns.heatmap(
         pd.DataFrame(decades, ledger.index, ledger.columns),
         annot=words,
         fmt="",
         ax=axes,
         cmap=SEQUENTIAL,
+        vmin=low,
+        vmax=high,
         linewidths=1,
         cbar_kws={"label": "log10 of the norm"},
         annot_kws={"fontsize": 10},
