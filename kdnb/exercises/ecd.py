@@ -199,7 +199,7 @@ EXERCISES = {
                 "type of numbers only.",
             ),
         ),
-        advice='static + torch.einsum("bk,koihw->boihw", (scores / T).softmax(1), experts).',
+        advice='static + torch.einsum("be,eoihw->boihw", (scores / temperature).softmax(1), experts).',
     ),
     "joined": Exercise(
         reference=joined,
