@@ -1,11 +1,14 @@
 """Exercises of notebook 06: the dynamic kernel, the one-way link, and the gradients that it returns."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from kdnb.exercises import returning
 from kdnb.exercises.lesson import Exercise, Mutant
-from kdnb.exercises.probes import normal, tensor_from
+from kdnb.exercises.probes import NotAttempted, normal, same_type, tensor_from, value_and_gradients
 
 
 def dynamic_kernels(static: Tensor, experts: Tensor, scores: Tensor, temperature: float) -> Tensor:
@@ -49,33 +52,71 @@ def joined(student: nn.Module, teacher: nn.Module, h_s: Tensor, h_t: Tensor, c: 
 
 
 def _probe_kernels(function) -> list[Tensor]:
-    inputs = normal(0, 3, 2, 3, 3), normal(1, 4, 3, 2, 3, 3), normal(2, 5, 4)
-    return [tensor_from(function(*inputs, 2.0))]
+    """Returns kernels and gradients for two settings, and facts about kernels of float32 numbers."""
+    found = []
+    for B, K, shape, temperature in ((5, 4, (3, 2, 3, 3), 2.0), (2, 3, (2, 4, 3, 1), 0.5)):
+        inputs = normal(0, *shape), normal(1, K, *shape), normal(2, B, K)
+        found += value_and_gradients(partial(_at_temperature, function, temperature), *inputs)
+    single = [tensor.float() for tensor in inputs]
+    return [*found, same_type(tensor_from(function(*single, 2.0)), single[0])]
+
+
+def _at_temperature(function, temperature: float, *inputs: Tensor) -> Tensor:
+    return function(*inputs, temperature)
 
 
 def _probe_joined(function) -> list[Tensor]:
-    """Returns both outputs, and the gradient of each output in all weights and inputs."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        student, teacher = (nn.Conv2d(2, 2, 3, padding=1).double() for _ in range(2))
-    h_s, h_t = (normal(seed, 3, 2, 4, 4).requires_grad_() for seed in (1, 2))
-    made = function(student, teacher, h_s, h_t, 0.7)
-    if made is ...:
-        tensor_from(made)
-    if not isinstance(made, tuple | list) or len(made) != 2:
-        raise TypeError("expected two maps, z_s and z_t")
-    outputs = [tensor_from(maps) for maps in made]
-    places = [student.weight, teacher.weight, h_s, h_t]
-    found = [*outputs]
-    for maps in outputs:
-        asked = {"allow_unused": True, "materialize_grads": True, "retain_graph": True}
-        found += torch.autograd.grad((maps * normal(3, *maps.shape)).sum(), places, **asked)
+    """Returns both outputs, their gradients in all weights and inputs, and whether a module ran twice."""
+    found = []
+    for c in (0.7, 2.0):
+        (student, teacher), runs = _counted_convolutions()
+        h_s, h_t = (normal(seed, 3, 2, 4, 4).requires_grad_() for seed in (1, 2))
+        outputs = _two_maps(function(student, teacher, h_s, h_t, c))
+        twice = [float(runs.count(module) > 1) for module in (student, teacher)]
+        places = [student.weight, teacher.weight, h_s, h_t]
+        found += [*outputs, *_gradients(outputs, places), torch.tensor(twice)]
     return [tensor.detach() for tensor in found]
 
 
-def _both_ways(student, teacher, h_s, h_t, c) -> tuple[Tensor, Tensor]:
-    z_s, z_t = student(h_s), teacher(h_t)
-    return z_s + c * z_t, z_t + c * z_s
+def _counted_convolutions() -> tuple[list[nn.Module], list[nn.Module]]:
+    """Two convolutions, and a list to which each of them is added whenever it runs."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        modules = [nn.Conv2d(2, 2, 3, padding=1).double() for _ in range(2)]
+    runs = []
+    for module in modules:
+        module.register_forward_hook(lambda module, inputs, output: runs.append(module))
+    return modules, runs
+
+
+def _two_maps(made: object) -> list[Tensor]:
+    if made is ...:
+        raise NotAttempted
+    if not isinstance(made, tuple | list) or len(made) != 2:
+        raise TypeError("expected two maps, z_s and z_t")
+    return [tensor_from(maps) for maps in made]
+
+
+def _gradients(outputs: list[Tensor], places: list[Tensor]) -> list[Tensor]:
+    asked = {"allow_unused": True, "materialize_grads": True, "retain_graph": True}
+    found = []
+    for maps in outputs:
+        found += torch.autograd.grad((maps * normal(3, *maps.shape)).sum(), places, **asked)
+    return found
+
+
+def _from_outputs(combine: Callable) -> Callable:
+    """A version of ``joined`` that runs both convolutions once and combines their outputs."""
+    return lambda student, teacher, h_s, h_t, c: combine(student(h_s), teacher(h_t), c)
+
+
+def _run_twice(student, teacher, h_s, h_t, c) -> tuple[Tensor, Tensor]:
+    return student(h_s), teacher(h_t) + c * student(h_s)
+
+
+def _teacher_reads_student(student, teacher, h_s, h_t, c) -> tuple[Tensor, Tensor]:
+    z_s = student(h_s)
+    return z_s, teacher(h_s) + c * z_s
 
 
 EXERCISES = {
@@ -109,6 +150,11 @@ EXERCISES = {
                 "a high temperature must make the weights of the experts equal; divide the scores by it.",
             ),
             Mutant(
+                "without temperature",
+                lambda V, E, s, T: dynamic_kernels(V, E, s, 1.0),
+                "the temperature changes nothing in your version; divide the scores by it.",
+            ),
+            Mutant(
                 "temperature after the softmax",
                 lambda V, E, s, T: V + torch.einsum("bk,koihw->boihw", s.softmax(1) / T, E),
                 "you divided after the softmax, so the weights of the experts sum to 1 / T; divide the "
@@ -135,8 +181,25 @@ EXERCISES = {
                 lambda V, E, s, T: V * torch.einsum("bk,koihw->boihw", (s / T).softmax(1), E),
                 "the mixture is added to the static kernel, as the name says.",
             ),
+            Mutant(
+                "detached weights",
+                lambda V, E, s, T: dynamic_kernels(V, E, s.detach(), T),
+                "the kernels are right, but no gradient reaches the scores, so the attention would never "
+                "learn; do not detach them.",
+            ),
+            Mutant(
+                "detached experts",
+                lambda V, E, s, T: dynamic_kernels(V, E.detach(), s, T),
+                "the kernels are right, but no gradient reaches the experts, so they would stay as they are.",
+            ),
+            Mutant(
+                "in double precision",
+                lambda V, E, s, T: dynamic_kernels(V.double(), E.double(), s.double(), T),
+                "the kernels are right, but they are float64 for float32 inputs, and a convolution takes one "
+                "type of numbers only.",
+            ),
         ),
-        advice='static + torch.einsum("bk,koihw->boihw", (scores / T).softmax(1), experts).',
+        advice='static + torch.einsum("be,eoihw->boihw", (scores / temperature).softmax(1), experts).',
     ),
     "joined": Exercise(
         reference=joined,
@@ -144,24 +207,40 @@ EXERCISES = {
         mutants=(
             Mutant(
                 "wrong direction",
-                lambda s, t, h_s, h_t, c: (s(h_s) + c * t(h_t), t(h_t)),
+                _from_outputs(lambda z_s, z_t, c: (z_s + c * z_t, z_t)),
                 "your link leads from the teacher to the student; without the teacher, the student would "
                 "compute something else.",
             ),
             Mutant(
                 "both directions",
-                _both_ways,
+                _from_outputs(lambda z_s, z_t, c: (z_s + c * z_t, z_t + c * z_s)),
                 "you linked both directions, so the student's output needs a teacher that will be removed.",
             ),
             Mutant(
                 "detached",
-                lambda s, t, h_s, h_t, c: (s(h_s), t(h_t) + c * s(h_s).detach()),
+                _from_outputs(lambda z_s, z_t, c: (z_s, z_t + c * z_s.detach())),
                 "the values are right, but no gradient returns, so the student learns nothing from its "
                 "teacher.",
             ),
             Mutant(
+                "run twice",
+                _run_twice,
+                "the values are right, but the student's convolution runs twice; compute z_s once, and use "
+                "it for both outputs.",
+            ),
+            Mutant(
+                "without c",
+                _from_outputs(lambda z_s, z_t, c: (z_s, z_t + z_s)),
+                "the factor c is missing; it multiplies what comes through the link.",
+            ),
+            Mutant(
+                "swapped",
+                _from_outputs(lambda z_s, z_t, c: (z_t + c * z_s, z_s)),
+                "the two outputs are in the wrong order; return z_s first.",
+            ),
+            Mutant(
                 "teacher reads the student's input",
-                lambda s, t, h_s, h_t, c: (s(h_s), t(h_s) + c * s(h_s)),
+                _teacher_reads_student,
                 "the teacher's convolution reads the teacher's own input h_t; only the student's output "
                 "passes through the link.",
             ),
@@ -172,17 +251,17 @@ EXERCISES = {
             ),
             Mutant(
                 "scale on the teacher",
-                lambda s, t, h_s, h_t, c: (s(h_s), c * t(h_t) + s(h_s)),
+                _from_outputs(lambda z_s, z_t, c: (z_s, c * z_t + z_s)),
                 "c scales what comes through the link, not the teacher's own part.",
             ),
             Mutant(
                 "replaced",
-                lambda s, t, h_s, h_t, c: (s(h_s), c * s(h_s)),
+                _from_outputs(lambda z_s, z_t, c: (z_s, c * z_s)),
                 "you dropped the teacher's own convolution; the link is added to its output.",
             ),
             Mutant(
                 "after the ReLU",
-                lambda s, t, h_s, h_t, c: (s(h_s), t(h_t) + c * s(h_s).relu()),
+                _from_outputs(lambda z_s, z_t, c: (z_s, z_t + c * z_s.relu())),
                 "the link carries the output of the convolution itself, before batch norm and ReLU.",
             ),
         ),

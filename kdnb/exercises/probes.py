@@ -3,14 +3,20 @@
 A probe runs a function on fixed inputs and returns the tensors by which an exercise judges it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 
 class NotAttempted(Exception):
     """The reader's function still returns ``...``, as the stub in the notebook does."""
+
+
+class AutogradUsed(Exception):
+    """The reader's function lets PyTorch differentiate, where the derivative is to be written out."""
 
 
 def normal(seed: int, *shape: int, std: float = 1.0) -> Tensor:
@@ -75,3 +81,49 @@ def value_and_gradients(function: Callable, *inputs: Tensor) -> list[Tensor]:
     scale = torch.linspace(1, 2, value.numel(), dtype=torch.float64).reshape(value.shape)
     found = torch.autograd.grad((scale * value).sum(), leaves, allow_unused=True, materialize_grads=True)
     return [value.detach(), *found]
+
+
+@contextmanager
+def without_autograd() -> Iterator[None]:
+    """Forbids PyTorch's automatic differentiation while the block runs.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        AutogradUsed: If the block asks for a gradient.
+    """
+    try:
+        with torch.no_grad(), _GradientsForbidden():
+            yield
+    except RuntimeError as error:
+        if "grad" in str(error):
+            raise AutogradUsed from error
+        raise
+
+
+class _GradientsForbidden(TorchFunctionMode):
+    """Raises AutogradUsed where a tensor is told that it needs a gradient."""
+
+    ASKING = (Tensor.requires_grad_, Tensor.requires_grad.__set__, Tensor.backward)
+
+    def __torch_function__(
+        self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
+    ):
+        if function in self.ASKING:
+            raise AutogradUsed
+        return function(*args, **(kwargs or {}))
+
+
+def same_type(result: Tensor, given: Tensor) -> Tensor:
+    """A tensor by which a probe judges whether a result has the number type of its input.
+
+    Args:
+        result: What the reader's function returned.
+
+        given: Its input.
+
+    Returns:
+        One number, 1 if the types are equal and 0 if not.
+    """
+    return torch.tensor([float(result.dtype == given.dtype)])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdnb.analysis import link_agreement
 from kdnb.exercises.lesson import Exercise, Mutant
-from kdnb.exercises.probes import normal, tensor_from
+from kdnb.exercises.probes import AutogradUsed, normal, same_type, tensor_from, without_autograd
 
 
 def returned(z_s: Tensor, z_t: Tensor, labels: Tensor, x: Tensor, c: float) -> Tensor:
@@ -63,15 +63,32 @@ def kept(output: Tensor) -> Tensor:
 
 
 def _probe_returned(function) -> list[Tensor]:
-    z_s, z_t, x = normal(0, 5, 3), normal(1, 5, 3), normal(2, 5, 4)
-    return [tensor_from(function(z_s, z_t, torch.tensor([0, 2, 1, 1, 0]), x, 0.5))]
+    """Returns the gradient for two batches, or nothing but an empty tensor where autograd computes it."""
+    found = []
+    for B, K, D, c in ((5, 3, 4, 0.5), (2, 4, 3, 2.0)):
+        z_s, z_t, x = normal(0, B, K), normal(1, B, K), normal(2, B, D)
+        try:
+            with without_autograd():
+                found.append(tensor_from(function(z_s, z_t, torch.arange(B).flip(0) % K, x, c)))
+        except AutogradUsed:
+            return [torch.empty(0)]
+    return found
+
+
+def _by_autograd(z_s: Tensor, z_t: Tensor, labels: Tensor, x: Tensor, c: float) -> Tensor:
+    logits = z_t.clone().requires_grad_()
+    F.cross_entropy(logits, labels).backward()
+    return c * logits.grad.T @ x
 
 
 def _probe_agreement(function) -> list[Tensor]:
-    strength = torch.tensor([0.1, 1, 4, 2], dtype=torch.float64)[:, None, None, None]
-    total = normal(0, 4, 3, 2, 2) * strength
-    label = (normal(1, 4, 3, 2, 2) - 0.8 * total) * strength.flip(0)
-    return [tensor_from(function(total, label))]
+    found = []
+    for opposed, shape in ((0.8, (4, 3, 2, 2)), (-0.3, (4, 2, 3, 1))):
+        strength = torch.tensor([0.1, 1, 4, 2], dtype=torch.float64)[:, None, None, None]
+        total = normal(0, *shape) * strength
+        label = (normal(1, *shape) - opposed * total) * strength.flip(0)
+        found.append(tensor_from(function(total, label)))
+    return found
 
 
 def _probe_kept(function) -> list[Tensor]:
@@ -81,6 +98,7 @@ def _probe_kept(function) -> list[Tensor]:
     feature = tensor_from(function(output))
     output.relu_()
     facts = torch.tensor([float(feature.requires_grad), float(feature.is_leaf)])
+    facts = torch.cat([facts, same_type(tensor_from(function(torch.ones(1, 2, 4, 4))), torch.ones(1))])
     if not feature.requires_grad or feature.is_leaf:
         return [feature.detach().clone(), torch.zeros_like(h), facts]
     (gradient,) = torch.autograd.grad((feature * normal(1, *feature.shape)).sum(), h)
@@ -127,6 +145,12 @@ EXERCISES = {
                 "transposed",
                 lambda z_s, z_t, y, x, c: returned(z_s, z_t, y, x, c).T,
                 "W has shape (K, D), with a row for each class; your result is transposed.",
+            ),
+            Mutant(
+                "by autograd",
+                _by_autograd,
+                "here PyTorch differentiates for you; write the chain rule out, with the difference of two "
+                "tensors and one matrix product.",
             ),
         ),
         advice="error = z_t.softmax(1) - F.one_hot(labels, K); c * error.T @ x / len(x).",
@@ -190,6 +214,11 @@ EXERCISES = {
                 "a new leaf",
                 lambda output: output.detach().clone().requires_grad_(),
                 "requires_grad_() starts a new graph here; the old one, which leads to the student, is cut.",
+            ),
+            Mutant(
+                "another type",
+                lambda output: output.double().clone(),
+                "the copy is float64 for a float32 output; the link must not change the type of the numbers.",
             ),
         ),
         advice="output.clone().",

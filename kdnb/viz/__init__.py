@@ -25,7 +25,7 @@ from kdnb.viz.figures import (
 from kdnb.viz.judges import dots_by_row, flow_diagram, srrl_flow
 from kdnb.viz.leaving import drawn_numbers, leave
 from kdnb.viz.lessons import who_teaches_whom
-from kdnb.viz.links import expert_weights, merged_graph, returned_gradients
+from kdnb.viz.links import expert_weights, linked_block, merged_graph, returned_gradients
 from kdnb.viz.live import Progress
 from kdnb.viz.maps import diversity_steps, map_overlays, map_rows, score_strips, shift_maps
 from kdnb.viz.matrices import class_matrices, layer_heatmaps
@@ -55,6 +55,7 @@ __all__ = [
     "layer_heatmaps",
     "leave",
     "ledger_staircase",
+    "linked_block",
     "loss_planes",
     "map_overlays",
     "map_rows",

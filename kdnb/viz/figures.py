@@ -276,8 +276,9 @@ def similarity_maps(
 def gradient_ledger(ledger: pd.DataFrame) -> Axes:
     """Draws which loss term teaches which network.
 
-    Colours follow the logarithm of the gradient norm; the colour bar shows the norm itself, as the cells do.
-    A cell without a gradient stays white and shows 0.
+    A cell is coloured by the logarithm of its gradient norm, on a scale of whole decades, so that nearly
+    equal norms have nearly equal colours. The colour bar shows the norm itself, as the cells do. A cell
+    without a gradient stays white and shows 0.
 
     Args:
         ledger: Gradient norms with one row for each loss term and one column for each network.
@@ -290,10 +291,11 @@ def gradient_ledger(ledger: pd.DataFrame) -> Axes:
     axes, values = grid[0, 0], ledger.to_numpy(dtype=float)
     words = np.vectorize(lambda value: f"{value:.2g}" if value else "0")(values)
     norms = values[values > 0] if (values > 0).any() else np.ones(1)
+    low, high = np.floor(np.log10(norms.min())), np.ceil(np.log10(norms.max()))
     sns.heatmap(
         ledger.astype(float),
         mask=values <= 0,
-        norm=LogNorm(norms.min() / 1.2, norms.max() * 1.2),  # a range also where there is one norm only
+        norm=LogNorm(10**low, 10 ** max(high, low + 1)),
         annot=words,
         fmt="",
         ax=axes,

@@ -10,6 +10,7 @@ from kdnb import viz
 from kdnb.viz.links import GRADIENT
 
 STAGES = {"stem": ["stem.0"], "stage 1": ["stages.0.0.conv1", "stages.0.0.conv2", "stages.0.0.shortcut.0"]}
+KEY = "gradient of the teacher's loss down"
 PATHS = [path for paths in STAGES.values() for path in paths]
 
 
@@ -20,11 +21,24 @@ def words(axes: plt.Axes) -> list[str]:
     return [text.get_text() for text in axes.texts]
 
 
-def arrows(axes: plt.Axes) -> list[tuple[tuple, tuple, str]]:
-    """(from, to, colour) of the arrows between the two rows."""
+def all_arrows(axes: plt.Axes) -> list[tuple[tuple, tuple, str]]:
+    """(from, to, colour) of every arrow."""
     drawn = [text for text in axes.texts if getattr(text, "arrow_patch", None) is not None]
-    ends = [(text.xyann, text.xy, to_hex(text.arrow_patch.get_edgecolor()).upper()) for text in drawn]
-    return [(start, end, colour) for start, end, colour in ends if start[1] != end[1]]
+    return [(text.xyann, text.xy, to_hex(text.arrow_patch.get_edgecolor()).upper()) for text in drawn]
+
+
+def arrows(axes: plt.Axes) -> list[tuple[tuple, tuple, str]]:
+    """The arrows between the two networks: they are long."""
+    return [(start, end, colour) for start, end, colour in all_arrows(axes) if abs(start[1] - end[1]) > 1.2]
+
+
+def place(axes: plt.Axes, word: str, count: int = 0) -> np.ndarray:
+    """Where the box with this word is."""
+    return np.array([text.get_position() for text in axes.texts if text.get_text() == word][count])
+
+
+def polylines(axes: plt.Axes) -> list[np.ndarray]:
+    return [line.get_xydata() for line in axes.lines if len(line.get_xydata()) > 1]
 
 
 def test_a_link_leads_up_and_its_gradient_down():
@@ -35,6 +49,50 @@ def test_a_link_leads_up_and_its_gradient_down():
         assert (end[1] > start[1]) == (colour != GRADIENT)
     assert {"student", "teacher", "removed by export()", "stem", "stage 1"} <= set(words(axes))
     assert words(axes).count("shortcut") == 2
+
+
+def test_a_shortcut_goes_round_its_block_and_is_added_behind_it():
+    """In series with the convolutions, as it was once drawn, there would be no sum."""
+    axes = viz.merged_graph(STAGES, PATHS, blocks=["stages.0.0"])
+    for row in (0, 1):  # the student, then the teacher
+        conv1, conv2, shortcut = (place(axes, word, row) for word in ("conv1", "conv2", "shortcut"))
+        plus = place(axes, "+", row)
+        assert conv1[0] < shortcut[0] < conv2[0] < plus[0]
+        assert conv1[1] == conv2[1] == plus[1] != shortcut[1]
+        ends = [(np.array(start), np.array(end)) for start, end, _ in all_arrows(axes)]
+        into = [(start, end) for start, end in ends if np.abs(end - plus).sum() < 0.2]
+        assert len(into) == 2
+        assert [start[1] == plus[1] for start, _ in into].count(True) == 1  # the main path
+        (from_shortcut,) = [start for start, _ in into if start[1] != plus[1]]
+        assert from_shortcut.tolist() == [plus[0], shortcut[1]]
+        (fork,) = [line[0] for line in polylines(axes) if line[0][1] == plus[1] and line[0][0] < conv1[0]]
+        assert fork[0] < conv1[0]
+    assert len(arrows(axes)) == 2 * len(PATHS)
+
+
+def test_a_shortcut_without_a_convolution_is_a_line():
+    stages = {"stage 1": ["0.conv1", "0.conv2"], "stage 2": ["1.conv1", "1.conv2"]}
+    axes = viz.merged_graph(stages, [], blocks=["0", "1"])
+    assert words(axes).count("+") == 4
+    assert "shortcut" not in words(axes)
+    assert len(polylines(axes)) == 4
+
+
+def test_one_linked_block_is_drawn_layer_by_layer():
+    axes = viz.linked_block()
+    found = sorted(
+        (x, text.get_text().replace("\n", " "))
+        for text in axes.texts
+        for x, y in [text.get_position()]
+        if y == 0 and text.get_text() and text.get_text() not in ("student", KEY)
+    )
+    assert [word for _, word in found] == ["conv", "batch norm", "ReLU", "conv", "batch norm", "+", "ReLU"]
+    assert words(axes).count("+") == 5  # three links into the teacher, and the sum of each block
+    up = [(start, end) for start, end, colour in arrows(axes) if colour == "#000000"]
+    down = [(start, end) for start, end, colour in arrows(axes) if colour == GRADIENT]
+    assert len(up) == len(down) == 3
+    assert all(end[1] > start[1] for start, end in up)
+    assert all(end[1] < start[1] for start, end in down)
 
 
 def test_detached_links_bring_nothing_back_and_missing_ones_are_not_drawn():
@@ -48,6 +106,7 @@ def test_many_convolutions_are_drawn_without_their_names():
     axes = viz.merged_graph({"network": [f"stages.{i}.conv1" for i in range(20)]}, [])
     assert "conv1" not in words(axes)
     assert len(axes.patches) == 2 * 20 + 1
+    assert axes.figure.get_size_inches()[0] == 13
 
 
 def test_pulls_are_in_units_of_the_labels():

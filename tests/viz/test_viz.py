@@ -88,7 +88,8 @@ def draw_links(kind) -> dict:
         {"label": [1.0] * 3, "own": [0.2] * 3, "total": [0.9] * 3}, [*stages["stem"], *stages["stage 1"]]
     )
     return {
-        "merged_graph": viz.merged_graph(stages, ["stem.0"]),
+        "merged_graph": viz.merged_graph(stages, ["stem.0"], blocks=["stages.0"]),
+        "linked_block": viz.linked_block(),
         "returned_gradients": viz.returned_gradients({"all": pulls, "none": pulls}, stages),
         "expert_weights": viz.expert_weights({"stem": kind([[0.2, 0.8]] * 3)}, NAMES),
     }
@@ -301,6 +302,14 @@ def test_gradient_ledger_says_0_where_nothing_flows():
     assert axes.figure.axes[1].get_ylabel() == "gradient norm"
     assert np.ma.getmaskarray(shown).tolist() == [[False, True], [False, False]]
     assert [label.get_text() for label in axes.get_yticklabels()] == list(LEDGER.index)
+
+
+def test_gradient_ledger_gives_nearly_equal_norms_nearly_equal_colours():
+    near = pd.DataFrame({"student": [1.3, 1.1], "teacher": [0.0, 1.4]}, ["student/label", "teacher/label"])
+    (mesh,) = viz.gradient_ledger(near).collections
+    assert mesh.get_clim() == (1, 10)
+    (mesh,) = viz.gradient_ledger(LEDGER).collections
+    assert mesh.get_clim() == pytest.approx((1e-4, 1e3))
 
 
 def shown(monkeypatch, caption, **options):

@@ -164,6 +164,23 @@ def by_stage(net: nn.Module, paths: Sequence[str]) -> dict[str, list[str]]:
     return groups
 
 
+def residual_blocks(net: nn.Module) -> list[str]:
+    """The residual blocks of a network, which add a shortcut to what their convolutions compute.
+
+    Args:
+        net: The network.
+
+    Returns:
+        Paths of the modules that name a shortcut, as the package's own networks do, or a downsample, as
+        torchvision's do.
+    """
+    return [
+        path
+        for path, module in net.named_modules()
+        if hasattr(module, "shortcut") or hasattr(module, "downsample")
+    ]
+
+
 def _stages(net: nn.Module) -> list[str]:
     if isinstance(net, Tapped):
         return [f"model.{path}" for path in net.stage_paths]

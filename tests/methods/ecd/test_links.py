@@ -4,7 +4,7 @@ import torchvision
 from torch import nn
 
 from kdnb.errors import InputError
-from kdnb.methods.ecd.links import by_stage, last_of_stages, supplied, watched
+from kdnb.methods.ecd.links import by_stage, last_of_stages, residual_blocks, supplied, watched
 from kdnb.networks import Tapped, build
 from kdnb.networks.dynamic import DynamicAdditiveConv, convolutions
 
@@ -95,3 +95,9 @@ def test_supplies_end_with_the_block():
         assert torch.equal(net(images), conv(images))
     assert not conv._forward_pre_hooks
     assert not conv._forward_pre_hooks_with_kwargs
+
+
+def test_residual_blocks_are_those_with_a_shortcut():
+    assert residual_blocks(build("resnet8", classes=10)) == ["stages.0.0", "stages.1.0", "stages.2.0"]
+    assert len(residual_blocks(torchvision.models.resnet18(num_classes=10))) == 8
+    assert residual_blocks(build("vgg8", classes=10)) == []
