@@ -1,5 +1,6 @@
 """Running notebooks: parameters, failures, records, resuming, stopping."""
 
+import asyncio
 import base64
 import csv
 import io
@@ -10,11 +11,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import pytest
+import zmq
 from fake_course import make_notebook
 from waiting import PATIENCE, wait_until
 
@@ -209,6 +212,7 @@ print(preset, seed, os.getcwd(), sys.executable, get_connection_info(unpack=True
 """
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 HEADLINE = "from kdnb.headless import headline; headline(kd=55.25, gain=7)"
+SLEEP = "import time; time.sleep(0.5)"
 LEAVE = "from kdnb.files import files_folder; (files_folder() / f'seed-{seed}.txt').write_text('left')"
 
 
@@ -445,6 +449,46 @@ def test_a_request_that_lies_unread_until_a_visitor_comes_does_not_stop_a_notebo
     assert released
     assert held == []
     assert printed(tmp_path / "out" / "some.ipynb").split() == ["1", "2", "3"]
+
+
+def test_an_answer_whose_announcement_is_lost_does_not_stop_a_notebook(tmp_path, monkeypatch):
+    """While the client waits for the end of a cell, something else asks its socket what has come, as a
+    message that it sends does. The socket then announces the answer to nobody."""
+    missed = []
+
+    class Deaf(worker.ThisPython):
+        def client(self, **options):
+            client = super().client(**options)
+            channel, send = client.shell_channel, client.shell_channel.send
+
+            def miss():
+                time.sleep(2)  # the answer comes while the event loop is busy
+                missed.append(zmq.Socket.shadow(channel.socket.underlying).get(zmq.EVENTS) & zmq.POLLIN)
+
+            def send_and_miss(message):
+                send(message)
+                if message["content"].get("code") == SLEEP:
+                    asyncio.get_running_loop().call_later(0.2, miss)
+
+            channel.send = send_and_miss
+            return client
+
+    def give_up(*_):
+        raise TimeoutError("the notebook hangs")
+
+    monkeypatch.setattr(worker, "ThisPython", Deaf)
+    source = make_notebook(tmp_path / "some.ipynb", "print(1)", SLEEP, "print(3)")
+    (tmp_path / "out").mkdir()
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(PATIENCE)
+    try:
+        failure = worker.execute(source, tmp_path / "out", {}, folder=tmp_path, report=lambda message: None)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert failure is None
+    assert missed == [zmq.POLLIN]
+    assert printed(tmp_path / "out" / "some.ipynb").split() == ["1", "3"]
 
 
 @pytest.mark.slow
