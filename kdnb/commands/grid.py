@@ -312,10 +312,11 @@ def _write_notebook(execution: Execution, executed: str, files: dict[str, bytes]
     """Writes an executed notebook into the folder of its combination, with the files that its code left, and
     its page if that is wanted."""
     options, notebook = execution.options, execution.notebook
-    if files:
-        folder = new_folder(options.out / f"{notebook.stem}_files")
-        for name, content in files.items():
-            write_whole(folder / name, content)
+    folder = new_folder(options.out / f"{notebook.stem}_files")
+    for name, content in files.items():
+        write_whole(folder / name, content)
+    if not files:
+        folder.rmdir()
     write_whole(options.out / notebook.path.name, executed)
     if options.html:
         from kdnb.headless.worker import render

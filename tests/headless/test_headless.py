@@ -394,6 +394,22 @@ def test_a_stopped_run_keeps_what_is_done_and_leaves_no_process(tmp_path, way):
     assert list(json.loads((tmp_path / "executed/summary.json").read_text())["notebooks"]) == ["00_quick"]
 
 
+def execute_with_patience(source: Path, out: Path) -> dict | None:
+    """What ``worker.execute`` returns; an error if the notebook hangs."""
+
+    def give_up(*_):
+        raise TimeoutError("the notebook hangs")
+
+    out.mkdir()
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(PATIENCE)
+    try:
+        return worker.execute(source, out, {}, folder=out.parent, report=lambda message: None)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 @pytest.mark.parametrize("forgotten", ["a cell", "the question after the last cell"])
 def test_a_request_that_lies_unread_until_a_visitor_comes_does_not_stop_a_notebook(
     tmp_path, monkeypatch, forgotten
@@ -431,21 +447,10 @@ def test_a_request_that_lies_unread_until_a_visitor_comes_does_not_stop_a_notebo
 
     monkeypatch.setattr(keep_alive, "AsyncKernelClient", Visitor)
 
-    def give_up(*_):
-        raise TimeoutError("the notebook hangs")
-
     monkeypatch.setattr(worker, "ThisPython", Forgetful)
     monkeypatch.setattr(worker.KeepAlive.__init__, "__kwdefaults__", {"interval": 0.5})
     source = make_notebook(tmp_path / "some.ipynb", "print(1)", "print(2)", "print(3)")
-    (tmp_path / "out").mkdir()
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(PATIENCE)
-    try:
-        failure = worker.execute(source, tmp_path / "out", {}, folder=tmp_path, report=lambda message: None)
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-    assert failure is None
+    assert execute_with_patience(source, tmp_path / "out") is None
     assert released
     assert held == []
     assert printed(tmp_path / "out" / "some.ipynb").split() == ["1", "2", "3"]
@@ -473,20 +478,9 @@ def test_an_answer_whose_announcement_is_lost_does_not_stop_a_notebook(tmp_path,
             channel.send = send_and_miss
             return client
 
-    def give_up(*_):
-        raise TimeoutError("the notebook hangs")
-
     monkeypatch.setattr(worker, "ThisPython", Deaf)
     source = make_notebook(tmp_path / "some.ipynb", "print(1)", SLEEP, "print(3)")
-    (tmp_path / "out").mkdir()
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(PATIENCE)
-    try:
-        failure = worker.execute(source, tmp_path / "out", {}, folder=tmp_path, report=lambda message: None)
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-    assert failure is None
+    assert execute_with_patience(source, tmp_path / "out") is None
     assert missed == [zmq.POLLIN]
     assert printed(tmp_path / "out" / "some.ipynb").split() == ["1", "3"]
 
